@@ -1,0 +1,67 @@
+"""What a user can repair.
+
+A `RadistillError` carries one finished message: what is wrong, where, what is allowed, what to do. The command
+line prints it without a traceback and exits with code 2. Every other exception is a bug and keeps its traceback.
+"""
+
+import difflib
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class RadistillError(Exception):
+    """Something the user can repair; `str(error)` is the whole message."""
+
+
+class ConfigError(RadistillError, ValueError):
+    """The run file or a command-line override is wrong; lists every problem found, one per line."""
+
+
+class DataError(RadistillError, ValueError):
+    """A data file is missing, empty, unaligned or not in the stated format."""
+
+
+class ChatTemplateError(RadistillError, ValueError):
+    """The tokenizer's chat template is missing, or cannot hold a continued answer."""
+
+
+class ModelError(RadistillError, ValueError):
+    """A model cannot be found, or holds something that must not be loaded."""
+
+
+class RunFolderError(RadistillError):
+    """The run folder belongs to another config, or another process works in it."""
+
+
+class BackendError(RadistillError, RuntimeError):
+    """An engine that writes text is lost or refuses to work."""
+
+
+class MissingPackageError(RadistillError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
+
+
+class DiskFullError(RadistillError, OSError):
+    """Nothing more can be written; what was finished is kept."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest known word, or an empty string when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@contextmanager
+def disk_full_is_a_message(where: Path) -> Iterator[None]:
+    """Turn the operating system's "no space left" into a message that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, RadistillError):
+            raise
+        raise DiskFullError(
+            f"no space left on the disk that holds {where}. What was finished is kept: make room there, "
+            "or name another place with output_dir=DIR, and run the same command again."
+        ) from error

@@ -1,0 +1,1 @@
+"""Methods, one file each: `methods/radis.py` is named `radis`."""

@@ -1,0 +1,67 @@
+"""Finds methods, backends, metrics and tasks by file name.
+
+`methods/radis.py` holds the one class `RaDis(Method)` and is named `radis`. There is no list to edit. Packages
+outside this one join through the entry-point groups `radistill.methods`, `radistill.backends`, … ; a file that
+fails to import says so with its own error, never as "unknown method".
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Literal, get_args
+
+from radistill.errors import ConfigError, did_you_mean
+from radistill.settings import Settings
+
+Kind = Literal["methods", "backends", "metrics", "tasks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def available(kind: Kind) -> tuple[str, ...]:
+    """Names of all plugins of one kind, sorted, without importing any of them."""
+    package = importlib.import_module(f"radistill.{kind}")
+    files = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and m.name != "base"}
+    return tuple(sorted(files | set(_outside(kind))))
+
+
+def load(kind: Kind, name: str) -> type[Settings]:
+    """The class of that name.
+
+    Raises:
+        ConfigError: no plugin of this kind has that name.
+    """
+    if name not in available(kind):
+        known = ", ".join(available(kind))
+        raise ConfigError(f"unknown {kind[:-1]} {name!r}; known: {known}.{did_you_mean(name, available(kind))}")
+    outside = _outside(kind)
+    # Our own file wins: an installed package must not be able to replace what the name means here.
+    module_name = f"radistill.{kind}.{name}"
+    if importlib.util.find_spec(module_name) is None:
+        loaded = outside[name].load()
+        return loaded if inspect.isclass(loaded) else _leaf(kind, loaded)
+    return _leaf(kind, importlib.import_module(module_name))
+
+
+def name_of(plugin: object) -> str:
+    """The name under which a plugin instance or class is found: the name of its file."""
+    cls = plugin if inspect.isclass(plugin) else type(plugin)
+    return cls.__module__.rpartition(".")[2]
+
+
+def _outside(kind: Kind) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"radistill.{kind}")}
+
+
+def _leaf(kind: Kind, module: ModuleType) -> type[Settings]:
+    base = importlib.import_module(f"radistill.{kind}.base").PLUGIN
+    found = [
+        c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, base) and c.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        names = [c.__name__ for c in found]
+        raise TypeError(f"{module.__name__} must hold exactly one {base.__name__}, it holds {names}")
+    leaf: type[Settings] = found[0]
+    return leaf

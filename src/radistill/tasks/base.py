@@ -1,0 +1,39 @@
+"""What an evaluation task is: how a reply is read, how it is grouped, and by which metrics it is scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from radistill.metrics.base import Metric
+from radistill.records import Example, Generation, Prediction, Sampling
+from radistill.settings import Settings
+
+
+class Task(Settings, ABC):
+    """One evaluation. Its settings are the entry under `evaluate:` in the run file."""
+
+    kind: ClassVar[Literal["skill", "ability"]]
+    """`skill`: what is being taught; `ability`: what could be lost, and so enters retention."""
+    chance: ClassVar[float] = 0.0
+    """Score of a guesser, 0 to 100."""
+
+    metrics: tuple[Metric, ...]
+
+    @abstractmethod
+    def sampling(self) -> Sampling:
+        """How answers are decoded; the same for every system."""
+
+    @abstractmethod
+    def read(self, system: str, example: Example, generation: Generation) -> Prediction:
+        """What the model wrote, cut to its answer and labelled with what is wrong with it."""
+
+    @abstractmethod
+    def group(self, tags: Mapping[str, str]) -> str:
+        """Name of the group the example is scored in (`de-en`); groups are averaged without weights."""
+
+    @abstractmethod
+    def language(self, group: str) -> str:
+        """Code of the language the answers of that group should be in."""
+
+
+PLUGIN = Task
