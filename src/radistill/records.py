@@ -148,9 +148,16 @@ class TrainingRecord:
     example_id: str | None
     token_ids: tuple[int, ...]
     segments: tuple[Segment, ...]
-    text: str
+    texts: tuple[str, ...]
+    """For people: what the ids of each segment spell."""
+
+    @property
+    def text(self) -> str:
+        """The whole row as text, for people."""
+        return "".join(self.texts)
 
     def __post_init__(self) -> None:
+        assert len(self.texts) == len(self.segments)
         at = 0
         for segment in self.segments:
             assert segment.start == at and segment.stop >= at, f"segments of {self.id} have a gap or overlap at {at}"

@@ -1,0 +1,300 @@
+"""The run folder: paths, manifest, fingerprints, locks, atomic writes.
+
+A stage is skipped if and only if its record says `finished` and its settings and input files are the same now as
+then. If they are not, `begin` names the field or file that differs and stops, unless the stage is to be redone.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from radistill.errors import RunFolderError, disk_full_is_a_message
+from radistill.records import StageRecord
+
+STAGES = ("generate", "assemble", "train", "evaluate", "report")
+RECORDED_VERSIONS = ("radistill", "torch", "transformers", "peft", "accelerate", "tokenizers", "sacrebleu", "numpy")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing so that it appears whole or not at all, and survives a power cut once it appears."""
+    with disk_full_is_a_message(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically, indented, for people and programs."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file, or of a folder: its files' names and contents, in the order of their names."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for child in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{child.relative_to(path).as_posix()}\0{sha256(child)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of one run lies. Making one touches no file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run: the folder's."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """The resolved, complete run file; loadable again."""
+        return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """One StageRecord per stage."""
+        return self.path / "manifest.json"
+
+    @property
+    def records(self) -> Path:
+        """What is trained on."""
+        return self.path / "records.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """Counts, drops with reasons, token shares by origin."""
+        return self.path / "records.summary.json"
+
+    @property
+    def rejects(self) -> Path:
+        """Every input row that was refused, with file, line and reason."""
+        return self.path / "rejects.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The tuned model or adapter, in Hugging Face / PEFT layout."""
+        return self.path / "model"
+
+    @property
+    def train_log(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "train_log.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """All scores of all systems."""
+        return self.path / "scores.json"
+
+    @property
+    def figures(self) -> Path:
+        """SVG figures of the report."""
+        return self.path / "figures"
+
+    def predictions(self, task: str) -> Path:
+        """Every prediction of every system for one task."""
+        return self.path / "predictions" / f"{task}.parquet"
+
+    def rows(self, task: str, metric: str) -> Path:
+        """Sufficient statistics of one metric: arrays (N, K) named `system/group`."""
+        return self.path / "rows" / f"{task}.{metric}.npz"
+
+    def stages(self) -> dict[str, StageRecord]:
+        """The manifest, or an empty one."""
+        if not self.manifest.exists():
+            return {}
+        try:
+            stored = json.loads(self.manifest.read_text(encoding="utf-8"))["stages"]
+            return {name: StageRecord(**record) for name, record in stored.items()}
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(
+                f"{self.manifest} is not a manifest of this version ({error}). Move the folder away, or choose another output_dir."
+            ) from error
+
+    def put_stage(self, record: StageRecord | None, *, forget: Iterable[str] = ()) -> None:
+        """Write one stage's record into the manifest; drop the records of the stages in `forget`."""
+        stages = {k: v for k, v in self.stages().items() if k not in set(forget)}
+        if record is not None:
+            stages[record.stage] = record
+        ordered = {s: asdict(stages[s]) for s in STAGES if s in stages}
+        write_json(self.manifest, {"schema": 1, "stages": ordered})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            RunFolderError: another process works in it.
+        """
+        with disk_full_is_a_message(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RunFolderError(
+                    f"{self.path} is in use by another radistill process. Wait for it, stop it, or choose another output_dir."
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@dataclass
+class Stage:
+    """One stage that is being worked on; `finish` makes it count."""
+
+    run: RunFolder
+    name: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    started_at: str
+    clock: float
+    spent_before: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def finish(self, outputs: Sequence[Path], *, device: str = "") -> StageRecord:
+        """Record what was made, so that the same work is not done again."""
+        record = StageRecord(
+            stage=self.name,
+            status="finished",
+            settings=self.settings,
+            inputs=self.inputs,
+            outputs={_shown(p, self.run): sha256(p) for p in outputs if p.exists()},
+            versions=versions(),
+            device=device,
+            started_at=self.started_at,
+            seconds=round(self.spent_before + time.monotonic() - self.clock, 3),
+            facts=self.facts,
+        )
+        self.run.put_stage(record, forget=STAGES[STAGES.index(self.name) + 1 :] if self.name in STAGES else ())
+        return record
+
+
+def begin(run: RunFolder, name: str, settings: Mapping[str, Any], inputs: Iterable[Path], *, redo: bool) -> Stage | None:
+    """Start or continue a stage; None if it is finished and still valid.
+
+    Raises:
+        RunFolderError: the stage was run here with other settings or inputs and `redo` is not set.
+    """
+    now = {str(path): sha256(path) for path in inputs}
+    wanted = json.loads(json.dumps(settings, default=str))
+    before = run.stages().get(name)
+    if before is not None and not redo:
+        differences = [*_differing(before.settings, wanted), *_changed_files(before.inputs, now)]
+        if differences:
+            raise RunFolderError(
+                f"{run.path} holds the stage `{name}` of another config:\n"
+                + "\n".join(f"  {line}" for line in differences)
+                + f"\nChoose another output_dir, or do it again from there with --redo {name}."
+            )
+        if before.status == "finished" and _outputs_stand(before, run):
+            return None
+    resumed = before if before is not None and before.status == "started" and not redo else None
+    stage = Stage(
+        run=run,
+        name=name,
+        settings=wanted,
+        inputs=now,
+        started_at=resumed.started_at if resumed else datetime.now(UTC).isoformat(timespec="seconds"),
+        clock=time.monotonic(),
+        spent_before=resumed.seconds if resumed else 0.0,
+    )
+    # Recorded as started, so that a restart with other settings is refused before it mixes two configs' work.
+    started = StageRecord(
+        stage=name, status="started", settings=wanted, inputs=now, started_at=stage.started_at, seconds=stage.spent_before
+    )
+    run.put_stage(started)
+    return stage
+
+
+def pause(stage: Stage) -> None:
+    """Keep the time spent so far when a stage is interrupted."""
+    spent = round(stage.spent_before + time.monotonic() - stage.clock, 3)
+    stage.run.put_stage(
+        StageRecord(
+            stage=stage.name,
+            status="started",
+            settings=stage.settings,
+            inputs=stage.inputs,
+            started_at=stage.started_at,
+            seconds=spent,
+        )
+    )
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differing(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {json.dumps(old)} there, {json.dumps(new)} now")
+    return lines
+
+
+def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    lines = [f"{path}: the file has changed since" for path in now if path in before and before[path] != now[path]]
+    lines += [f"{path}: was not an input there" for path in now if path not in before]
+    return lines + [f"{path}: was an input there, is none now" for path in before if path not in now]
+
+
+def _outputs_stand(record: StageRecord, run: RunFolder) -> bool:
+    return all((run.path / name).exists() for name in record.outputs)
+
+
+def _shown(path: Path, run: RunFolder) -> str:
+    return path.resolve().relative_to(run.path.resolve()).as_posix()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

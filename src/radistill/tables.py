@@ -1,0 +1,115 @@
+"""Rows on disk: JSON Lines for what people grep, parquet for what is large.
+
+Every writer goes through `runs.atomic`, so a reader sees either the whole old file or the whole new one.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from radistill.records import Prediction, Segment, TrainingRecord
+from radistill.runs import atomic
+
+SEGMENT = pa.struct(
+    [
+        ("origin", pa.string()),
+        ("start", pa.int32()),
+        ("stop", pa.int32()),
+        ("weight", pa.float64()),
+        ("labels", pa.string()),
+    ]
+)
+RECORDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("example_id", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("segments", pa.list_(SEGMENT)),
+        ("texts", pa.list_(pa.string())),
+    ]
+)
+PREDICTIONS = pa.schema(
+    [
+        ("system", pa.string()),
+        ("example_id", pa.string()),
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("reference", pa.string()),
+        ("raw", pa.string()),
+        ("answer", pa.string()),
+        ("finish_reason", pa.string()),
+        ("n_tokens", pa.int32()),
+        ("labels", pa.list_(pa.string())),
+        ("tags", pa.string()),
+    ]
+)
+BATCH_ROWS = 4096
+
+
+def write_records(path: Path, records: Iterable[TrainingRecord]) -> int:
+    """Write training records to parquet in one atomic step; returns how many."""
+    return _write(path, RECORDS, map(asdict, records))
+
+
+def read_records(path: Path) -> Iterator[TrainingRecord]:
+    """The training records of a parquet file, in order, read in batches."""
+    for row in _read(path):
+        yield TrainingRecord(
+            id=row["id"],
+            example_id=row["example_id"],
+            token_ids=tuple(row["token_ids"]),
+            segments=tuple(Segment(**segment) for segment in row["segments"]),
+            texts=tuple(row["texts"]),
+        )
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:
+    """Write predictions to parquet in one atomic step; returns how many."""
+    rows = ({**asdict(p), "tags": json.dumps(dict(p.tags), ensure_ascii=False, sort_keys=True)} for p in predictions)
+    return _write(path, PREDICTIONS, rows)
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """The predictions of a parquet file, in order."""
+    for row in _read(path):
+        yield Prediction(**{**row, "labels": tuple(row["labels"]), "tags": json.loads(row["tags"])})
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object per line in one atomic step; returns how many."""
+    count = 0
+    with atomic(path) as file:
+        for count, row in enumerate(rows, start=1):  # noqa: B007 - the count outlives the loop
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+    return count
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file; a torn last line, left by a crash, is not returned."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and line.strip():
+                yield json.loads(line)
+
+
+def _write(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> int:
+    count, batch = 0, []
+    with atomic(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == BATCH_ROWS:
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                count, batch = count + len(batch), []
+        writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+    return count + len(batch)
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield from batch.to_pylist()
