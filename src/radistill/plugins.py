@@ -58,7 +58,9 @@ def _outside(kind: Kind) -> dict[str, EntryPoint]:
 def _leaf(kind: Kind, module: ModuleType) -> type[Settings]:
     base = importlib.import_module(f"radistill.{kind}.base").PLUGIN
     found = [
-        c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, base) and c.__module__ == module.__name__
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, base) and c.__module__ == module.__name__
     ]
     if len(found) != 1:
         names = [c.__name__ for c in found]

@@ -4,6 +4,7 @@ A stage is skipped if and only if its record says `finished` and its settings an
 then. If they are not, `begin` names the field or file that differs and stops, unless the stage is to be redone.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -217,7 +218,9 @@ class Stage:
         return record
 
 
-def begin(run: RunFolder, name: str, settings: Mapping[str, Any], inputs: Iterable[Path], *, redo: bool) -> Stage | None:
+def begin(
+    run: RunFolder, name: str, settings: Mapping[str, Any], inputs: Iterable[Path], *, redo: bool
+) -> Stage | None:
     """Start or continue a stage; None if it is finished and still valid.
 
     Raises:
@@ -248,14 +251,44 @@ def begin(run: RunFolder, name: str, settings: Mapping[str, Any], inputs: Iterab
     )
     # Recorded as started, so that a restart with other settings is refused before it mixes two configs' work.
     started = StageRecord(
-        stage=name, status="started", settings=wanted, inputs=now, started_at=stage.started_at, seconds=stage.spent_before
+        stage=name,
+        status="started",
+        settings=wanted,
+        inputs=now,
+        started_at=stage.started_at,
+        seconds=stage.spent_before,
     )
     run.put_stage(started)
     return stage
 
 
-def pause(stage: Stage) -> None:
-    """Keep the time spent so far when a stage is interrupted."""
+@contextmanager
+def working(stage: Stage) -> Iterator[None]:
+    """Keep the time spent so far when the block is left by an error or by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk must not hide the first error
+            _pause(stage)
+        raise
+
+
+def require(run: RunFolder, stage: str) -> StageRecord:
+    """The record of an earlier stage.
+
+    Raises:
+        RunFolderError: it is not finished.
+    """
+    record = run.stages().get(stage)
+    if record is None or record.status != "finished":
+        raise RunFolderError(
+            f"the stage `{stage}` is not finished in {run.path}. Run `radistill {stage} CONFIG` first, or "
+            "`radistill run CONFIG`, which does all stages in order."
+        )
+    return record
+
+
+def _pause(stage: Stage) -> None:
     spent = round(stage.spent_before + time.monotonic() - stage.clock, 3)
     stage.run.put_stage(
         StageRecord(

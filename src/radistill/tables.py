@@ -97,6 +97,12 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def put_rejects(path: Path, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one stage's refused rows into the rejects file, in place of what that stage refused before."""
+    others = [row for row in read_jsonl(path) if row["stage"] != stage] if path.exists() else []
+    write_jsonl(path, [*others, *({"stage": stage, **row} for row in rows)])
+
+
 def _write(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> int:
     count, batch = 0, []
     with atomic(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:

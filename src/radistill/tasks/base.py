@@ -4,9 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+from pydantic import Field, SerializeAsAny
+
 from radistill.metrics.base import Metric
 from radistill.records import Example, Generation, Prediction, Sampling
 from radistill.settings import Settings
+
+LABELS = ("empty", "copied", "off_target", "loop", "truncated", "leaked_rationale")
 
 
 class Task(Settings, ABC):
@@ -16,8 +20,11 @@ class Task(Settings, ABC):
     """`skill`: what is being taught; `ability`: what could be lost, and so enters retention."""
     chance: ClassVar[float] = 0.0
     """Score of a guesser, 0 to 100."""
+    labels: ClassVar[tuple[str, ...]] = LABELS
+    """Pathologies `read` looks for; each has its rate in the scores."""
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[SerializeAsAny[Metric], ...] = Field(min_length=1)
+    """What the answers are scored by; the first is the headline."""
 
     @abstractmethod
     def sampling(self) -> Sampling:
@@ -34,6 +41,10 @@ class Task(Settings, ABC):
     @abstractmethod
     def language(self, group: str) -> str:
         """Code of the language the answers of that group should be in."""
+
+    def reading(self) -> str:
+        """How replies are cut to answers, for signatures; `none` when they are taken whole."""
+        return "none"
 
 
 PLUGIN = Task

@@ -1,0 +1,192 @@
+"""Stage 2: examples and what was written about them → training records with weighted segments."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radistill import data, models, seeds
+from radistill.chat import Chat, RowError
+from radistill.config import RunConfig, plugin_settings
+from radistill.errors import DataError, RunFolderError
+from radistill.ledger import Ledger, open_ledger
+from radistill.records import Example, Generation, StageRecord, TrainingRecord
+from radistill.runs import RunFolder, begin, require, working, write_json
+from radistill.speaker import untouched
+from radistill.tables import put_rejects, write_records
+
+CHUNK = 1000
+
+
+def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
+    """Write records.parquet and its summary; None if that was done before and nothing has changed.
+
+    Raises:
+        RunFolderError: nothing was generated yet, or the ledger has lost what was.
+        DataError: no record is left.
+    """
+    generated = require(run, "generate")
+    speaker = untouched(config)
+    train = data.load(config.data, "train", seed=config.seed)
+    max_length = config.train.max_length or models.context_length(speaker.weights.folder)
+    settings = {
+        "generated": generated.settings,
+        "identity": generated.facts["identity"],
+        "method": plugin_settings(config.method),
+        "max_length": max_length,
+    }
+    stage = begin(run, "assemble", settings, train.files, redo=redo)
+    if stage is None:
+        return None
+    with working(stage), open_ledger(Path(config.generate.ledger)) as ledger:
+        work = _Assembly(config, speaker.chat, ledger, str(generated.facts["identity"]), max_length)
+        write_records(run.records, work.records(train.examples))
+        put_rejects(run.rejects, "assemble", work.refused)
+        if not work.summary.records:
+            raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
+        write_json(run.summary, work.summary.as_dict(len(train.examples)))
+        stage.facts |= {"records": work.summary.records, "dropped": dict(work.summary.dropped)}
+        return stage.finish([run.records, run.summary, run.rejects])
+
+
+@dataclass
+class Summary:
+    """Counts over the records that were written."""
+
+    records: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    trained: Counter[str] = field(default_factory=Counter)
+    weight: Counter[str] = field(default_factory=Counter)
+    lengths: list[int] = field(default_factory=list)
+    rationales: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, record: TrainingRecord) -> None:
+        """Count one record."""
+        self.records += 1
+        self.lengths.append(len(record.token_ids))
+        for segment in record.segments:
+            count = segment.stop - segment.start
+            self.tokens[segment.origin] += count
+            if segment.weight > 0:
+                self.trained[segment.origin] += count
+                self.weight[segment.origin] += segment.weight * count
+
+    def count_rationale(self, generation: Generation) -> None:
+        """Count one generation that a record was made with."""
+        self.rationales["written"] += 1
+        self.rationales["tokens"] += generation.n_tokens
+        self.rationales["empty"] += not generation.token_ids
+        self.rationales["stopped" if generation.finish_reason == "stop" else "cut"] += 1
+
+    def as_dict(self, examples: int) -> dict[str, Any]:
+        """The content of records.summary.json."""
+        total = sum(self.weight.values())
+        quantile = np.quantile(self.lengths, [0.5, 0.95]) if self.lengths else [0, 0]
+        written = self.rationales["written"]
+        return {
+            "records": self.records,
+            "examples": examples,
+            "dropped": dict(self.dropped),
+            "tokens": dict(self.tokens),
+            "trained_tokens": dict(self.trained),
+            "weight_share": {origin: weight / total for origin, weight in self.weight.items()},
+            "lengths": {
+                "min": min(self.lengths, default=0),
+                "median": float(quantile[0]),
+                "mean": sum(self.lengths) / max(1, len(self.lengths)),
+                "p95": float(quantile[1]),
+                "max": max(self.lengths, default=0),
+            },
+            "rationales": {
+                **{name: self.rationales[name] for name in ("written", "empty", "stopped", "cut")},
+                "mean_tokens": self.rationales["tokens"] / written,
+            }
+            if written
+            else {},
+            "notes": self.notes,
+        }
+
+
+@dataclass
+class _Assembly:
+    config: RunConfig
+    chat: Chat
+    ledger: Ledger
+    identity: str
+    max_length: int | None
+    summary: Summary = field(default_factory=Summary)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    def records(self, examples: tuple[Example, ...]) -> Iterator[TrainingRecord]:
+        """All records, in the order of the examples; what is dropped is counted and kept in `refused`."""
+        keys = self._keys(examples)
+        rng = seeds.generator(self.config.seed, "donors")
+        donors = self.config.method.donors(sorted(keys), rng)
+        for start in range(0, len(examples), CHUNK):
+            chunk = [e for e in examples[start : start + CHUNK] if e.id in keys]
+            stored = self.ledger.read(key for e in chunk for key in keys[donors[e.id]])
+            for example in chunk:
+                generations = [g for key in keys[donors[example.id]] for g in self._answers(stored, key)]
+                yield from self._of(example, generations)
+
+    def _keys(self, examples: tuple[Example, ...]) -> dict[str, list[str]]:
+        sampling = self.config.generate.sampling.model_copy(update={"seed": self.config.seed})
+        keys: dict[str, list[str]] = {}
+        for example in examples:
+            try:
+                requests = self.config.method.plan(example, self.chat, sampling)
+            except RowError as error:
+                self._drop(example, str(error), kind="cannot be put into ids")
+                continue
+            keys[example.id] = [request.addressed_to(self.identity).key for request in requests]
+        return keys
+
+    def _answers(self, stored: dict[str, list[Generation]], key: str) -> list[Generation]:
+        if key not in stored:
+            raise RunFolderError(
+                f"the ledger {self.config.generate.ledger} no longer holds what was generated for this run (key {key}). "
+                "Point generate.ledger to where it lies, or generate again with --redo generate."
+            )
+        return stored[key]
+
+    def _of(self, example: Example, generations: list[Generation]) -> Iterator[TrainingRecord]:
+        failed = next((g for g in generations if g.finish_reason == "error"), None)
+        if failed is not None:
+            self._drop(example, failed.error or "", kind="generation failed")
+            return
+        try:
+            records = self.config.method.assemble(example, self.chat, generations)
+        except RowError as error:
+            self._drop(example, str(error), kind="cannot be put into ids")
+            return
+        for record in records:
+            if self.max_length is not None and len(record.token_ids) > self.max_length:
+                reason = f"{len(record.token_ids)} tokens, more than {self.max_length} (train.max_length or the context)"
+                self._drop(example, reason, kind="too long")
+                continue
+            if not any(s.weight > 0 and s.stop > s.start for s in record.segments):
+                self._drop(example, "no token of it would be trained", kind="nothing to train")
+                continue
+            self.summary.add(record)
+            for generation in generations:
+                self.summary.count_rationale(generation)
+            self._note(example, record)
+            yield record
+
+    def _note(self, example: Example, record: TrainingRecord) -> None:
+        if self.summary.records > 3 or self.summary.notes:
+            return
+        prompt = len(record.texts[0]) if record.segments[0].origin == "prompt" else 0
+        spoken = [t for t, s in zip(record.texts, record.segments, strict=True) if s.origin not in ("prompt", "end")]
+        note = self.chat.check_rerendering(example.messages, "".join(spoken).removeprefix(self.chat.shape.lead))
+        if note and prompt:
+            self.summary.notes.append(note)
+
+    def _drop(self, example: Example, reason: str, *, kind: str) -> None:
+        self.summary.dropped[kind] += 1
+        self.refused.append({"example_id": example.id, "reason": f"{kind}: {reason}", "row": asdict(example)})

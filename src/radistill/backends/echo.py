@@ -1,0 +1,73 @@
+"""A backend without a model, for tests and dry runs.
+
+Its answers are a pure function of the request: words drawn from the vocabulary by the request's key. So the whole
+pipeline can be run, killed and compared without a model, at any speed (`rows_per_second`).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from radistill import seeds
+from radistill.backends.base import Backend, Generator
+from radistill.chat import Chat
+from radistill.records import Generation, Request
+from radistill.speaker import Speaker
+
+
+class Echo(Backend):
+    """Answers with tokens of the prompt, in an order that depends on the request alone."""
+
+    rows_per_second: float | None = Field(None, gt=0)
+    """Not faster than this; null = as fast as it goes."""
+    batch_size: int = Field(256, ge=1)
+    """Rows that are committed together."""
+    empty_share: float = Field(0.05, ge=0, le=1)
+    """So many answers are empty, as some of a model's are."""
+
+    @contextmanager
+    def open(self, speaker: Speaker) -> Iterator[Generator]:
+        """Nothing to load."""
+        yield EchoGenerator(self, speaker.chat)
+
+
+@dataclass
+class EchoGenerator:
+    """See `Echo`."""
+
+    settings: Echo
+    chat: Chat
+
+    @property
+    def identity(self) -> str:
+        """Settings that can change an answer."""
+        return f"echo:{self.settings.empty_share}"
+
+    def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """Batches in the order of the plan."""
+        for start in range(0, len(requests), self.settings.batch_size):
+            yield requests[start : start + self.settings.batch_size]
+
+    def answer(self, unit: Sequence[Request]) -> list[Generation]:
+        """Some of the prompt's own ids, shuffled."""
+        if self.settings.rows_per_second:
+            time.sleep(len(unit) / self.settings.rows_per_second)
+        return [self._one(request, index) for request in unit for index in range(request.sampling.n)]
+
+    def _one(self, request: Request, index: int) -> Generation:
+        draw = seeds.number(index, request.key)
+        plain = [i for i in request.prompt_ids if i not in self.chat.tokenizer.all_special_ids]
+        length = min(request.sampling.max_new_tokens, 1 + draw % 24)
+        empty = seeds.uniform(request.key, index) < self.settings.empty_share or not plain
+        ids = () if empty else tuple(plain[(draw >> 8) * (i + 1) % len(plain)] for i in range(length))
+        cut = length == request.sampling.max_new_tokens and not empty
+        return Generation(
+            key=request.key,
+            index=index,
+            token_ids=ids,
+            text=self.chat.spell(request.prompt_ids, ids),
+            finish_reason="length" if cut else "stop",
+        )

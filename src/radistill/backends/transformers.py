@@ -1,0 +1,213 @@
+"""Text from a Hugging Face model in this process.
+
+Determinism: the token at position p of request k is drawn with a number that depends on (k, p) alone, so it does not
+depend on the batch, its order or a restart. The unit of work is a batch cut from the plan sorted by length, committed
+as a whole. In fp32 a row's text does not depend on its batch; in bf16 near-ties may flip when the batch changes.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+from pydantic import Field
+
+from radistill import models, seeds
+from radistill.backends.base import Backend, Generator
+from radistill.chat import Chat
+from radistill.errors import BackendError
+from radistill.records import FinishReason, Generation, Request, Sampling, sampling_key
+from radistill.speaker import Speaker
+
+
+class Transformers(Backend):
+    """`transformers` generate with length-sorted, left-padded batches."""
+
+    batch_size: int = Field(32, ge=1)
+    """Rows per batch; halved by itself where a batch does not fit into memory."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: as the weights are stored."""
+    attn_implementation: str | None = None
+    """transformers' name of an attention kernel (`sdpa`, `eager`, `flash_attention_2`); null = its choice."""
+
+    @contextmanager
+    def open(self, speaker: Speaker) -> Iterator[Generator]:
+        """Load the model; free its memory on exit."""
+        model = models.load(
+            speaker.weights,
+            dtype=self.dtype,
+            attention=self.attn_implementation,
+            trust_remote_code=speaker.trust_remote_code,
+        )
+        generator = TransformersGenerator(self, model, speaker.chat, speaker.weights)
+        try:
+            yield generator
+        finally:
+            generator.model = None
+            del model
+            gc.collect()
+            _empty_cache()
+
+
+@dataclass
+class TransformersGenerator:
+    """See `Transformers`."""
+
+    settings: Transformers
+    model: Any
+    chat: Chat
+    weights: models.Weights
+
+    @property
+    def identity(self) -> str:
+        """Weights, engine, precision."""
+        precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return f"{self.weights.identity}|transformers|{precision}"
+
+    @property
+    def context(self) -> int:
+        """Positions the model was made for."""
+        return models.context_length(self.weights.folder) or 1 << 30
+
+    def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """Batches of rows of similar length; the longest first, so that memory runs out early or not at all."""
+        ordered = sorted(requests, key=lambda r: (sampling_key(r.sampling), -len(r.prompt_ids), r.key))
+        for _, same in groupby(ordered, key=lambda r: sampling_key(r.sampling)):
+            rows = list(same)
+            for start in range(0, len(rows), self.settings.batch_size):
+                yield rows[start : start + self.settings.batch_size]
+
+    def answer(self, unit: Sequence[Request]) -> list[Generation]:
+        """Generate for one batch; a request that leaves no room in the context becomes an error row."""
+        answers: dict[tuple[str, int], Generation] = {}
+        fitting = []
+        for request in unit:
+            if len(request.prompt_ids) >= self.context:
+                reason = f"{len(request.prompt_ids)} prompt tokens leave no room in a context of {self.context}"
+                failed = Generation(
+                    key=request.key, index=0, token_ids=(), text="", finish_reason="error", error=reason
+                )
+                answers |= {(request.key, i): replace(failed, index=i) for i in range(request.sampling.n)}
+            else:
+                fitting += [(request, i) for i in range(request.sampling.n)]
+        # Rows near the end of the context may write less than the others; apart, they cannot shorten these.
+        for budget in sorted({self._budget(request) for request, _ in fitting}):
+            for generation in self._in_batches([row for row in fitting if self._budget(row[0]) == budget]):
+                answers[generation.key, generation.index] = generation
+        return [answers[request.key, i] for request in unit for i in range(request.sampling.n)]
+
+    def _budget(self, request: Request) -> int:
+        return min(request.sampling.max_new_tokens, self.context - len(request.prompt_ids))
+
+    def _in_batches(self, rows: list[tuple[Request, int]]) -> list[Generation]:
+        """One batch, or two halves of it where memory does not suffice."""
+        if not rows:
+            return []
+        try:
+            return self._batch(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise BackendError(
+                    f"a single row of {len(rows[0][0].prompt_ids)} tokens does not fit into memory. Lower "
+                    "generate.sampling.max_new_tokens, or use generate.backend.dtype=bfloat16."
+                ) from error
+        # Outside the except block, because the traceback holds the failed batch's tensors.
+        _empty_cache()
+        middle = len(rows) // 2
+        return self._in_batches(rows[:middle]) + self._in_batches(rows[middle:])
+
+    def _batch(self, rows: list[tuple[Request, int]]) -> list[Generation]:
+        import torch
+        from transformers import GenerationConfig
+
+        sampling = rows[0][0].sampling
+        longest = max(len(request.prompt_ids) for request, _ in rows)
+        pad = self.chat.end_id
+        ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, (request, _) in enumerate(rows):
+            ids[i, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[i, longest - len(request.prompt_ids) :] = 1
+        keys = [f"{request.key}/{index}" for request, index in rows]
+        config = GenerationConfig(
+            max_new_tokens=self._budget(rows[0][0]),
+            do_sample=False,  # the draw is made by `_Drawn`, keyed by row and position
+            num_beams=1,
+            eos_token_id=list(self.chat.stop_ids),
+            pad_token_id=pad,
+            use_cache=True,
+        )
+        processors = [] if sampling.temperature == 0 else [_Drawn(sampling, keys, longest)]
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                generation_config=config,
+                logits_processor=processors,
+            )
+        written = out[:, longest:].tolist()
+        return [self._read(r, i, row) for (r, i), row in zip(rows, written, strict=True)]
+
+    def _read(self, request: Request, index: int, row: list[int]) -> Generation:
+        """Everything before the first stop id; without one the row was cut."""
+        stops = set(self.chat.stop_ids)
+        end = next((i for i, token in enumerate(row) if token in stops), None)
+        ids = tuple(row if end is None else row[:end])
+        reason: FinishReason = "length" if end is None else "stop"
+        text = self.chat.spell(request.prompt_ids, ids)
+        return Generation(key=request.key, index=index, token_ids=ids, text=text, finish_reason=reason)
+
+
+class _Drawn:
+    """A logits processor that draws the token itself and leaves it as the only one possible.
+
+    The draw inverts the cumulative distribution in the order of the vocabulary, not of the probabilities: two tokens
+    that are nearly equal then change nothing when rounding swaps them.
+    """
+
+    def __init__(self, sampling: Sampling, keys: list[str], prompt_length: int) -> None:
+        self.sampling = sampling
+        self.keys = keys
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """(B, T), (B, V) → (B, V), where all but the drawn token are -inf."""
+        import torch
+
+        position = input_ids.shape[1] - self.prompt_length
+        probs_BV = torch.softmax(scores.float() / self.sampling.temperature, dim=-1)
+        if self.sampling.top_p < 1:
+            probs_BV = _nucleus(probs_BV, self.sampling.top_p)
+        # Not every device has float64, and its sum over a large vocabulary must not lose the tail.
+        cumulative_BV = probs_BV.to("cpu", torch.float64).cumsum(dim=-1)
+        draws_B = torch.tensor([seeds.uniform(key, position) for key in self.keys], dtype=torch.float64)
+        targets_B1 = (draws_B * cumulative_BV[:, -1]).unsqueeze(1)
+        chosen_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True).clamp(max=scores.shape[-1] - 1)
+        drawn = torch.full_like(scores, float("-inf"))
+        return drawn.scatter(1, chosen_B1.to(scores.device), 0.0)
+
+
+def _nucleus(probs_BV: Any, top_p: float) -> Any:
+    """Zero all but the smallest set of most probable tokens that holds `top_p` (Holtzman et al. 2020); not renormed."""
+    ordered_BV, _ = probs_BV.sort(dim=-1, descending=True)
+    before_BV = ordered_BV.cumsum(dim=-1) - ordered_BV
+    # The least probable token that is still kept; the most probable one always is.
+    kept_B = (before_BV < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    threshold_B1 = ordered_BV.gather(1, kept_B - 1)
+    return probs_BV.where(probs_BV >= threshold_B1, probs_BV.new_zeros(()))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _empty_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

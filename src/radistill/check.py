@@ -1,0 +1,188 @@
+"""Everything that can be found without loading weights, all problems at once."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radistill import data, models, seeds
+from radistill.config import RunConfig
+from radistill.data import Loaded, Part
+from radistill.errors import RadistillError
+from radistill.generate import overlap_facts, plan, rehearse
+from radistill.records import Request
+from radistill.runs import RunFolder
+from radistill.speaker import Speaker, untouched
+
+SAMPLE = 1000
+"""So many examples are put into ids; the lengths of all are estimated from them."""
+BYTES_PER_TOKEN = 12
+"""In the ledger: an id of 5 digits with its comma, and the text it spells."""
+
+
+@dataclass
+class Findings:
+    """What `check` found."""
+
+    problems: list[str] = field(default_factory=list)
+    """The run would fail or mislead."""
+    notes: list[str] = field(default_factory=list)
+    """Good to know."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Collect what a user can repair, and go on."""
+        try:
+            yield
+        except RadistillError as error:
+            self.problems.append(str(error))
+
+
+def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -> Findings:
+    """Look at model, template, data, lengths, contamination, disk space and cost.
+
+    Args:
+        config: a config that was read without errors.
+        shown: called with the name of each step before it begins.
+    """
+    found = Findings()
+    shown("data")
+    train, test = _load(config, "train", found), None
+    if config.data.test is None:
+        found.notes.append("data.test is not set: the run stops after training, before `evaluate`")
+    else:
+        test = _load(config, "test", found)
+    if train and test:
+        with found.looking():
+            found.facts["contamination"] = overlap_facts(config.data, train, test)
+    shown("model and chat template")
+    speaker = None
+    with found.looking():
+        speaker = untouched(config)
+        found.facts["model"] = {"identity": speaker.weights.identity, "folder": str(speaker.weights.folder)}
+    if speaker and train:
+        with found.looking():
+            _template(config, speaker, train, found)
+        shown("lengths")
+        with found.looking():
+            _lengths(config, speaker, train, found)
+    _run_folder(config, found)
+    return found
+
+
+def _load(config: RunConfig, part: Part, found: Findings) -> Loaded | None:
+    with found.looking():
+        loaded = data.load(config.data, part, seed=config.seed)
+        found.facts[part] = {
+            "examples": len(loaded.examples),
+            "rejected": len(loaded.rejects),
+            "files": [str(f) for f in loaded.files],
+            "pairs": loaded.pairs,
+        }
+        found.notes += [f"{part}: {note}" for note in loaded.notes]
+        first = [f"{r.file}:{r.line}: {r.reason}" for r in loaded.rejects[:3]]
+        if first:
+            found.notes.append(f"{part}: {len(loaded.rejects)} rows are refused, for example " + "; ".join(first))
+        return loaded
+    return None
+
+
+def _template(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings) -> None:
+    chat = speaker.chat
+    found.notes += rehearse(config, chat, train.examples)
+    prompt = chat.prompt(train.examples[0].messages)
+    bos = chat.tokenizer.bos_token_id
+    found.facts["template"] = {
+        "prompt": prompt.text,
+        "bos": "none" if bos is None or bos not in prompt.ids else "one",
+        "end_of_turn": chat.tokenizer.convert_ids_to_tokens(chat.end_id),
+        "stops_at": chat.tokenizer.convert_ids_to_tokens(list(chat.stop_ids)),
+    }
+
+
+def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings) -> None:
+    draw = seeds.generator(config.seed, "check").permutation(len(train.examples))[:SAMPLE]
+    sample = [train.examples[i] for i in sorted(draw)]
+    requests, refused = plan(config, speaker.chat, sample)
+    if refused:
+        found.notes.append(f"{len(refused)} of {len(sample)} sampled rows cannot be put into ids: {refused[0]['reason']}")
+    lengths = [len(r.prompt_ids) for r in requests]
+    if not lengths:  # the method lets the model write nothing
+        lengths = [len(speaker.chat.opening(e.messages, e.reference, "").ids) for e in sample[:200]]
+    context = config.train.max_length or models.context_length(speaker.weights.folder)
+    quantiles = np.quantile(lengths, [0.5, 0.95, 1.0])
+    found.facts["lengths"] = {
+        "sampled": len(lengths),
+        "median": float(quantiles[0]),
+        "p95": float(quantiles[1]),
+        "max": float(quantiles[2]),
+        "context": context,
+        "histogram": _histogram(lengths),
+    }
+    new = config.generate.sampling.max_new_tokens if requests else 0
+    over = sum(length + new > context for length in lengths) if context else 0
+    if over:
+        found.notes.append(
+            f"{over} of {len(lengths)} sampled rows leave less than {new} tokens (generate.sampling.max_new_tokens) of the "
+            f"{context} that fit; those are cut there, and what is longer is dropped and counted"
+        )
+    _cost(config, requests, sample_size=len(sample), total=len(train.examples), lengths=lengths, found=found)
+
+
+def _histogram(lengths: list[int]) -> dict[str, int]:
+    edges = [0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 1 << 31]
+    counts, _ = np.histogram(lengths, bins=edges)
+    names = [f"{low}-{high - 1}" if high < 1 << 31 else f"{low}+" for low, high in zip(edges, edges[1:], strict=False)]
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
+
+
+def _cost(
+    config: RunConfig, requests: list[Request], *, sample_size: int, total: int, lengths: list[int], found: Findings
+) -> None:
+    share = total / max(1, sample_size)
+    new = config.generate.sampling.max_new_tokens * config.generate.sampling.n
+    most_written = round(len(requests) * share * new)
+    rows = config.train.max_steps * config.train.per_device_train_batch_size if config.train.max_steps > 0 else total
+    read = round(sum(lengths) / max(1, len(lengths)) * total)
+    found.facts["cost"] = {
+        "requests": round(len(requests) * share),
+        "prompt_tokens": read if requests else 0,
+        "generated_tokens_at_most": most_written,
+        "training_rows": rows,
+    }
+    need = most_written * BYTES_PER_TOKEN
+    for place in {Path(config.output_dir), Path(config.generate.ledger)}:
+        free = shutil.disk_usage(_existing(place)).free
+        found.facts.setdefault("disk", {})[str(place)] = {"free_bytes": free, "needed_at_most_bytes": need}
+        if need > free:
+            found.problems.append(
+                f"the disk of {place} has {free / 1e9:.1f} GB free; the generations may need {need / 1e9:.1f} GB. "
+                "Lower generate.sampling.max_new_tokens or data.train.limit, or name another place."
+            )
+
+
+def _run_folder(config: RunConfig, found: Findings) -> None:
+    run = RunFolder(Path(config.output_dir))
+    with found.looking():
+        stages = run.stages()
+        found.facts["run"] = {name: record.status for name, record in stages.items()}
+    place = _existing(run.path)
+    if not place.is_dir():
+        found.problems.append(f"output_dir: {place} is a file, so {run.path} cannot be made.")
+
+
+def _existing(path: Path) -> Path:
+    path = path.resolve()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def as_dict(found: Findings) -> dict[str, Any]:
+    """For `--json`."""
+    return asdict(found)

@@ -1,0 +1,294 @@
+"""The command line: parse, call a stage, turn a RadistillError into one message and exit code 2.
+
+Nothing heavy is imported before a verb is chosen, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from radistill import __version__
+
+if TYPE_CHECKING:
+
+    from radistill.config import RunConfig
+    from radistill.pipeline import StageOutcome
+
+app = typer.Typer(
+    name="radistill",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    help="Teach an instruction-tuned LLM a new skill without losing what it already knows (Rationale Distillation).",
+)
+Config = Annotated[Path, typer.Argument(help="Run file (YAML); `radistill init` writes one.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that replace those of the run file.", show_default=False),
+]
+Redo = Annotated[str | None, typer.Option(help="Do this stage and all after it again.", metavar="STAGE")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def main() -> None:
+    """Entry point of the `radistill` command."""
+    from radistill.errors import RadistillError, disk_full_is_a_message
+
+    try:
+        with disk_full_is_a_message(Path.cwd()):
+            app()
+    except RadistillError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was running that could be continued.", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; that is no error of ours.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"radistill {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, redo: Redo = None, as_json: Json = False) -> None:
+    """Do all five stages: generate, assemble, train, evaluate, report."""
+    loaded = _load(config, overrides)
+    _stages(loaded, None, redo)
+    _show_report(Path(loaded.output_dir), as_json)
+
+
+def _stage_verb(name: str, text: str) -> None:
+    def verb(config: Config, overrides: Overrides = None, redo: bool = False, as_json: Json = False) -> None:
+        loaded = _load(config, overrides)
+        outcomes = _stages(loaded, (name,), name if redo else None)
+        if as_json:
+            from dataclasses import asdict
+
+            typer.echo(json.dumps(asdict(outcomes[0].record), default=str))
+
+    verb.__doc__ = text
+    app.command(name)(verb)
+
+
+_stage_verb("generate", "Stage 1: let the untouched model write what the method plans.")
+_stage_verb("assemble", "Stage 2: put references and rationales together into training records.")
+_stage_verb("train", "Stage 3: fine-tune on the records.")
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path | None, typer.Argument(help="Run file (YAML).", show_default=False)] = None,
+    overrides: Overrides = None,
+    redo: bool = False,
+    predictions: Annotated[Path | None, typer.Option(help="Score these finished answers, one per line.")] = None,
+    references: Annotated[Path | None, typer.Option(help="References of those answers, one per line.")] = None,
+    sources: Annotated[Path | None, typer.Option(help="Sources of those answers, one per line.")] = None,
+    language: Annotated[str, typer.Option(help="Language of those answers; decides BLEU's tokenizer.")] = "en",
+    as_json: Json = False,
+) -> None:
+    """Stage 4: let untouched and tuned model answer the tests, and score them.
+
+    With --predictions and --references, score finished outputs instead; no run file is needed.
+    """
+    from dataclasses import asdict
+
+    from radistill.errors import ConfigError
+
+    if (predictions is None) != (references is None) or (config is None) == (predictions is None):
+        raise ConfigError("evaluate takes a run file, or --predictions FILE with --references FILE.")
+    if predictions is not None and references is not None:
+        from radistill import scoring
+
+        scores = scoring.score_files(predictions, references, sources, language=language)
+        if as_json:
+            typer.echo(json.dumps([asdict(s) for s in scores]))
+        for s in [] if as_json else scores:
+            typer.echo(f"{s.metric:24} {s.value:6.2f}  [{s.low:.2f}, {s.high:.2f}]  n={s.n}  {s.signature}")
+        return
+    assert config is not None
+    loaded = _load(config, overrides)
+    _stages(loaded, ("evaluate",), "evaluate" if redo else None)
+    scores_file = Path(loaded.output_dir) / "scores.json"
+    if as_json:
+        typer.echo(scores_file.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.", show_default=False)],
+    output_dir: Annotated[Path | None, typer.Option(help="Where the report goes; by default the first run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stage 5: compute all scores again from the stored predictions and write the report; needs no model."""
+    from radistill.config import load_config
+    from radistill.errors import RunFolderError
+    from radistill.report import write_report
+    from radistill.runs import RunFolder
+
+    for folder in runs:
+        if not (folder / "manifest.json").exists():
+            raise RunFolderError(f"{folder} is no run folder: it has no manifest.json.")
+    first = load_config(runs[0] / "config.yaml")
+    output = output_dir or runs[0]
+    folders = [RunFolder(folder) for folder in runs]
+    write_report(folders, output, margin=first.report.margin, seed=first.seed, examples=first.report.examples)
+    _show_report(output, as_json)
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Find everything that can be found without loading weights: keys, files, template, lengths, contamination."""
+    from radistill import check as checking
+
+    loaded = _load(config, overrides)
+    found = checking.check(loaded, shown=lambda step: typer.echo(f"checking {step} …", err=True))
+    if as_json:
+        typer.echo(json.dumps(checking.as_dict(found), default=str, ensure_ascii=False))
+    else:
+        from radistill.terminal import show_findings
+
+        show_findings(found)
+    if found.problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def preview(
+    config: Config,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
+) -> None:
+    """Show examples as they will be trained: coloured segments, weights, ids."""
+    from radistill.terminal import show_preview
+
+    show_preview(_load(config, overrides), rows)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Run file to write.")] = Path("radistill.yaml"),
+    model: Annotated[str, typer.Option(help="Hub id or folder.")] = "mistralai/Mistral-7B-Instruct-v0.2",
+    data: Annotated[str, typer.Option(help="Folder or file with your examples.")] = "data",
+    pair: Annotated[str, typer.Option(help="Direction of translation.")] = "de-en",
+) -> None:
+    """Write a run file to start from."""
+    from radistill.errors import ConfigError
+    from radistill.runs import write_text
+    from radistill.starter import run_file
+
+    if path.exists():
+        raise ConfigError(f"{path} exists already; name another file, or delete it first.")
+    write_text(path, run_file(name=path.stem, model=model, data=data, pair=pair))
+    typer.echo(f"wrote {path}; next: radistill check {path}")
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Option(help="Run folder, model folder, adapter or hub id.")],
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 = greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+) -> None:
+    """Talk to a model at the terminal; its answer appears as it is written."""
+    from radistill.conversation import converse
+    from radistill.records import Sampling
+
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    converse(model, system=system, sampling=sampling, trust_remote_code=trust_remote_code)
+
+
+@app.command("list")
+def list_plugins(kind: Annotated[str | None, typer.Argument(help="methods, backends, metrics or tasks")] = None) -> None:
+    """List what can be named in a run file, with its settings."""
+    from radistill.terminal import show_plugins
+
+    show_plugins(kind)
+
+
+@app.command()
+def schema(
+    of: Annotated[str, typer.Argument(help="config or report")] = "config",
+) -> None:
+    """Print the JSON schema of the run file (for completion in editors) or of report.json."""
+    from radistill.schema import schema_of
+
+    typer.echo(json.dumps(schema_of(of), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices, for bug reports."""
+    from radistill import models
+    from radistill.runs import versions
+
+    for name, version in versions().items():
+        typer.echo(f"{name:14} {version}")
+    typer.echo(f"{'device':14} {models.device_name()}")
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sentences and steps.")] = False,
+    output_dir: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+) -> None:
+    """Run the whole pipeline on a small random Llama made on the spot; its text is noise."""
+    from radistill.demo import demo as run_demo
+
+    say: Callable[[str], None] = lambda line: typer.echo(line, err=True)  # noqa: E731 - one word for one word
+    run_demo(output_dir, quick=quick, say=say, done=_say_outcome)
+    _show_report(output_dir, as_json=False)
+    typer.echo(
+        "The model was random: what it writes is noise, and no ability could be kept or lost. The demo shows that every "
+        "stage works here, and what a report looks like."
+    )
+
+
+def _load(path: Path, overrides: list[str] | None) -> "RunConfig":
+    from radistill.config import load_config
+
+    return load_config(path, overrides or ())
+
+
+def _stages(config: "RunConfig", stages: tuple[str, ...] | None, redo: str | None) -> "list[StageOutcome]":
+    from radistill import pipeline
+    from radistill.runs import STAGES
+
+    return pipeline.run(config, stages=stages or STAGES, redo=redo, done=_say_outcome)
+
+
+def _say_outcome(outcome: "StageOutcome") -> None:
+    from radistill.terminal import outcome_line
+
+    typer.echo(outcome_line(outcome), err=True)
+
+
+def _show_report(folder: Path, as_json: bool) -> None:
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    if as_json:
+        typer.echo(text, nl=False)
+        return
+    from radistill.terminal import show_scores
+
+    found: dict[str, Any] = json.loads(text)
+    show_scores(found)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The run file: YAML + `key.sub=value`, checked strictly, all errors at once.
+
+Plugins (`method`, `generate.backend`, `evaluate`, their `metrics`) are built here from their own settings classes, so
+their keys are checked like all others. Order of precedence: command line, run file, default.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from radistill import plugins, run_file
+from radistill.backends.base import Backend
+from radistill.chat import ChatSettings
+from radistill.data import DataSettings
+from radistill.errors import ConfigError
+from radistill.methods.base import Method
+from radistill.records import Sampling
+from radistill.run_file import Key, Problem, RunFile
+from radistill.settings import Settings
+from radistill.tasks.base import Task
+
+Plugins = tuple[tuple[Key, plugins.Kind, str], ...]
+
+
+class GenerateSettings(Settings):
+    """Stage 1."""
+
+    backend: Backend = Field(default_factory=lambda: _plugin("backends", "transformers"))
+    """What writes text: `transformers`, `echo`; also used to predict."""
+    sampling: Sampling = Sampling()
+    """How rationales are drawn. Its seed is the run's."""
+    ledger: str = "runs/ledger"
+    """Folder of all generations; may be shared by any number of runs."""
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through PEFT."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """The update is scaled by alpha / r."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """`all-linear` (all but the output head) or names of modules."""
+
+
+class TrainSettings(Settings):
+    """Stage 3. Names are those of transformers' TrainingArguments where one exists."""
+
+    weighting: Literal["tokens", "segments"] = "tokens"
+    """`tokens`: the weighted mean over all trained tokens (the paper); `segments`: each origin is averaged by itself."""
+    labels: Literal["hard"] = "hard"
+    """What a rationale token is compared with: the token itself."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the records."""
+    max_steps: int = Field(-1, ge=-1)
+    """Stop after so many optimizer steps; -1 = after the epochs."""
+    per_device_train_batch_size: int = Field(8, ge=1)
+    """Records per device and forward pass."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes per optimizer step; means are over all of them."""
+    lr_scheduler_type: str = "cosine"
+    """transformers' name of a schedule."""
+    warmup_steps: float = Field(0.03, ge=0)
+    """Steps of warm-up; below 1 a share of all steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    optim: str = "adamw_torch"
+    """transformers' name of an optimizer."""
+    bf16: bool = True
+    """bfloat16 arithmetic; trained weights stay in float32."""
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time."""
+    packing: bool = True
+    """Put several short records into one row, with attention kept apart; changes speed, not the loss."""
+    attn_implementation: Literal["sdpa", "eager"] | None = None
+    """Attention kernel; packing is proven for these two. null = sdpa."""
+    max_length: int | None = Field(None, ge=8)
+    """Longer records are dropped and counted, never cut; null = the model's context."""
+    logging_steps: int = Field(10, ge=1)
+    """Steps between two lines of train_log.jsonl."""
+    save_steps: int = Field(500, ge=1)
+    """Steps between two checkpoints; Ctrl-C saves one too."""
+    save_total_limit: int = Field(2, ge=1)
+    """So many checkpoints are kept."""
+    report_to: str | tuple[str, ...] = "none"
+    """Trackers, passed on to transformers: tensorboard, wandb, mlflow, trackio …"""
+    lora: LoraSettings | None = LoraSettings()
+    """Adapters; null = full fine-tuning, with weights in float32."""
+
+
+class ReportSettings(Settings):
+    """Stage 5."""
+
+    margin: float = Field(0.02, gt=0, lt=1)
+    """Non-inferiority margin of retention: how much may be lost and still count as retained."""
+    examples: int = Field(40, ge=0)
+    """So many predictions are shown side by side."""
+
+
+class RunConfig(Settings):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run in reports; by default that of the file. `base` is the untouched model's."""
+    model: str
+    """Hub id or folder of an instruction-tuned model with a chat template."""
+    revision: str | None = None
+    """Commit, branch or tag on the hub."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only for models you would run a program from."""
+    output_dir: str
+    """The run folder; by default runs/<name>."""
+    seed: int = Field(0, ge=0)
+    """Every random draw of the run derives from it."""
+    data: DataSettings
+    """What is learned, and what it is tested on."""
+    chat: ChatSettings = ChatSettings()
+    """How conversations are rendered."""
+    method: Method = Field(default_factory=lambda: _plugin("methods", "radis"))
+    """How it is learned: see `radistill list methods`."""
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
+    """Stage 1."""
+    train: TrainSettings = TrainSettings()
+    """Stage 3."""
+    evaluate: tuple[Task, ...] = Field(default_factory=lambda: (_plugin("tasks", "translation"),))
+    """Stage 4."""
+    report: ReportSettings = ReportSettings()
+    """Stage 5."""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a run file.
+
+    Raises:
+        ConfigError: with every problem found, each with file, line and key.
+    """
+    file = run_file.read(path, overrides, shorthand=_expand)
+    file.raw.setdefault("name", path.stem if path.name != "config.yaml" else path.resolve().parent.name)
+    file.raw.setdefault("output_dir", f"runs/{file.raw['name']}")
+    return _build(file)
+
+
+def config_from(raw: Mapping[str, Any]) -> RunConfig:
+    """A run config from a dictionary of the run file's shape, for use as a library."""
+    return _build(RunFile(path=None, raw=_expand(dict(raw)), lines={}, overridden=frozenset()))
+
+
+def as_dict(config: RunConfig) -> dict[str, Any]:
+    """The complete, resolved run file as plain values; `load_config` of it gives the same config."""
+    plain: dict[str, Any] = _plain(config)
+    return plain
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The complete, resolved run file."""
+    text: str = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def plugin_settings(plugin: BaseModel) -> dict[str, Any]:
+    """Name and settings of one plugin, as in the run file."""
+    plain: dict[str, Any] = _plain(plugin)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        if isinstance(value, Task):
+            return {"task": plugins.name_of(value), **fields}
+        if type(value).__module__.startswith("radistill.") and not _is_plugin(value):
+            return fields
+        return {"name": plugins.name_of(value), **fields}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _is_plugin(value: BaseModel) -> bool:
+    from radistill.metrics.base import Metric
+
+    return isinstance(value, Method | Backend | Task | Metric)
+
+
+def _plugin(kind: plugins.Kind, name: str) -> Any:
+    return plugins.load(kind, name)()
+
+
+def _expand(raw: dict[str, Any]) -> dict[str, Any]:
+    """Replace the short form of a plugin (`method: radis`) by the long one (`{name: radis}`)."""
+    raw = dict(raw)
+    raw["method"] = _named(raw.get("method", "radis"))
+    generate = raw.get("generate")
+    if isinstance(generate, dict) and "backend" in generate:
+        raw["generate"] = {**generate, "backend": _named(generate["backend"])}
+    tasks = raw.get("evaluate", ["translation"])
+    if isinstance(tasks, list):
+        raw["evaluate"] = [_task(task) for task in tasks]
+    return raw
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _task(value: Any) -> Any:
+    value = {"task": value} if isinstance(value, str) else value
+    if isinstance(value, dict) and isinstance(value.get("metrics"), list):
+        value = {**value, "metrics": [_named(metric) for metric in value["metrics"]]}
+    return value
+
+
+def _build(file: RunFile) -> RunConfig:
+    problems = list(file.problems)
+    raw = dict(file.raw)
+    built: dict[Key, Any] = {}
+    if isinstance(raw.get("method"), dict):
+        raw["method"] = _instance(("method",), "methods", "name", raw["method"], problems)
+    if isinstance(raw.get("generate"), dict) and isinstance(raw["generate"].get("backend"), dict):
+        backend = _instance(("generate", "backend"), "backends", "name", raw["generate"]["backend"], problems)
+        raw["generate"] = {**raw["generate"], "backend": backend}
+    if isinstance(raw.get("evaluate"), list):
+        raw["evaluate"] = [_task_instance(("evaluate", i), t, problems) for i, t in enumerate(raw["evaluate"])]
+    config = _validated(RunConfig, raw, (), problems, skip=_failed)
+    if config is not None and config.name == "base":
+        problems.append(Problem(("name",), "`base` is the name of the untouched model; choose another"))
+    if problems or config is None:
+        raise ConfigError(file.describe(problems))
+    del built
+    return config
+
+
+class _Failed:
+    """Stands where a plugin could not be built, so that its own problems are the only ones reported."""
+
+
+_failed = _Failed()
+
+
+def _task_instance(key: Key, raw: Any, problems: list[Problem]) -> Any:
+    if not isinstance(raw, dict):
+        return raw
+    raw = dict(raw)
+    if isinstance(raw.get("metrics"), list):
+        built = [
+            _instance((*key, "metrics", i), "metrics", "name", m, problems) if isinstance(m, dict) else m
+            for i, m in enumerate(raw["metrics"])
+        ]
+        if any(m is _failed for m in built):
+            raw.pop("metrics")
+        else:
+            raw["metrics"] = built
+    return _instance(key, "tasks", "task", raw, problems)
+
+
+def _instance(key: Key, kind: plugins.Kind, name_key: str, raw: dict[str, Any], problems: list[Problem]) -> Any:
+    name = raw.get(name_key)
+    if not isinstance(name, str):
+        known = ", ".join(plugins.available(kind))
+        problems.append(Problem(key, f"needs `{name_key}:`, one of {known}"))
+        return _failed
+    try:
+        cls = plugins.load(kind, name)
+    except ConfigError as error:
+        problems.append(Problem((*key, name_key), str(error)))
+        return _failed
+    settings = {k: v for k, v in raw.items() if k != name_key}
+    return _validated(cls, settings, key, problems) or _failed
+
+
+def _validated(cls: type[Any], raw: Any, key: Key, problems: list[Problem], *, skip: object = None) -> Any:
+    try:
+        return cls.model_validate(raw)
+    except ValidationError as error:
+        found = run_file.problems_of(error, cls, key)
+        problems += [p for p in found if skip is None or p.value is not skip]
+        return None

@@ -1,0 +1,301 @@
+"""The `data:` section of a run file, and the examples it names.
+
+Import is light: the settings need pydantic alone, readers are opened by `load`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from radistill import instructions
+from radistill.errors import DataError
+from radistill.records import Example, Message
+from radistill.settings import Settings
+
+if TYPE_CHECKING:
+    from radistill.formats._find import Found
+    from radistill.formats.base import Pair, Reject, Row
+
+Part = Literal["train", "test"]
+FormatName = Literal["auto", "alma", "lines", "tsv", "messages", "sharegpt", "alpaca", "prompt_completion"]
+
+
+class DataSource(Settings):
+    """Where examples are read from."""
+
+    path: str
+    """A folder, a file, or what the names of two aligned line files share; relative to the working directory."""
+    format: FormatName = "auto"
+    """How the rows lie there; `auto` decides from the names and the first rows."""
+    split: str = "train"
+    """Which files of a folder: those whose names start with it. `test` where the source is `data.test`."""
+    pairs: tuple[str, ...] | None = Field(None, min_length=1)
+    """Directions of translation, as `[de-en, en-de]`; a direction without a file of its own is read backwards.
+    null = those in the names of the files."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many after a seeded shuffle of everything read."""
+
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_are_pairs(cls, pairs: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        from radistill.formats.base import Pair
+
+        for number, pair in enumerate(pairs or ()):
+            Pair.of(pair)
+            if pair in (pairs or ())[:number]:
+                raise ValueError(f"the pair {pair} is listed twice")
+        return pairs
+
+
+class DataSettings(Settings):
+    """What is learned and what is tested."""
+
+    task: str = "translation"
+    """Name of the task the examples belong to."""
+    train: DataSource
+    """Examples to learn from."""
+    test: DataSource | None = None
+    """Examples to test the new skill on."""
+    template: str | tuple[str, ...] | None = None
+    """How parallel text is worded: names of built-in wordings (`alma`) or free text with `{source}`,
+    `{source_language}`, `{target_language}`; of several, each example gets one by a seeded draw.
+    null = all built-in wordings."""
+    system: str | None = None
+    """System message put first, where a row has none of its own."""
+    allow_contamination: bool = False
+    """Go on although the test data occur in the training data."""
+    max_contamination: float = Field(0.05, ge=0.0, le=1.0)
+    """Largest share of test examples that may occur in the training data."""
+
+    @field_validator("test")
+    @classmethod
+    def _tests_are_in_the_test_split(cls, test: DataSource | None) -> DataSource | None:
+        if test is None or "split" in test.model_fields_set:
+            return test
+        return test.model_copy(update={"split": "test"})
+
+    def source(self, part: Part) -> DataSource:
+        """The source of one part.
+
+        Raises:
+            DataError: there is none.
+        """
+        source = self.train if part == "train" else self.test
+        if source is None:
+            raise DataError(
+                "data.test is not set. Name the examples to test on: data.test={path: DIR, pairs: [de-en]}."
+            )
+        return source
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Examples, and what became of everything else."""
+
+    examples: tuple[Example, ...]
+    """In the order of the files; with a `limit`, in the order of the shuffle."""
+    rejects: "tuple[Reject, ...]"
+    files: tuple[Path, ...]
+    """All files that were read."""
+    counts: Mapping[str, int]
+    """`rows` read from the files, `rejected` of them, `equal` examples (copies of another), `usable` examples before
+    the limit, `examples` after it."""
+    notes: tuple[str, ...] = ()
+    """Choices made while reading that the user should see."""
+
+    @property
+    def pairs(self) -> dict[str, int]:
+        """Examples per direction of translation."""
+        return dict(Counter(e.tags["pair"] for e in self.examples if "pair" in e.tags))
+
+
+@dataclass
+class _Reading:
+    """What has been read so far."""
+
+    settings: DataSettings
+    source: DataSource
+    templates: tuple[str, ...]
+    seed: int
+    examples: list[Example] = field(default_factory=list)
+    rejects: "dict[tuple[str, int, str], Reject]" = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ids: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+
+    def add(self, messages: Sequence[Message], reference: str, tags: Mapping[str, str]) -> None:
+        """One more example; a copy of an earlier one gets its own id."""
+        system = self.settings.system
+        if system is not None and messages[0].role != "system":
+            messages = (Message("system", system), *messages)
+        example = Example.of(self.settings.task, messages, reference, tags)
+        self.ids[example.id] += 1
+        if self.ids[example.id] > 1:
+            ordinal = self.ids[example.id] - 1
+            example = Example.of(self.settings.task, messages, reference, tags, ordinal)
+        self.examples.append(example)
+
+    def refuse(self, reject: "Reject") -> None:
+        """One more refused row; counted once, though both its directions were asked for."""
+        self.rejects.setdefault((reject.file, reject.line, reject.reason), reject)
+
+    def tags(self, row: "Row", pair: "Pair | None", source: str) -> dict[str, str]:
+        """What is kept about an example for breakdowns, and to find it again."""
+        told = {"split": self.source.split, "source": source, "file": row.file.name, "row": str(row.number)}
+        return told if pair is None else {"pair": str(pair), **told}
+
+
+def load(settings: DataSettings, part: Part, *, seed: int) -> Loaded:
+    """Read the examples of one part.
+
+    Raises:
+        DataError: a file is missing, empty, unaligned, not UTF-8 or in no known format, or the template is wrong.
+    """
+    source = settings.source(part)
+    try:
+        templates = instructions.wordings(settings.template)
+    except DataError as error:
+        raise DataError(f"data.template: {error}") from error
+    reading = _Reading(settings, source, templates, seed)
+    try:
+        return _load(reading, part)
+    except (DataError, OSError) as error:
+        raise DataError(f"data.{part}: {error}") from error
+
+
+def _load(reading: _Reading, part: Part) -> Loaded:
+    from radistill.formats._find import Wanted, find
+    from radistill.formats.base import Pair
+
+    source = reading.source
+    wanted = Wanted(
+        path=Path(source.path).expanduser(),
+        split=source.split,
+        pairs=tuple(Pair.of(pair) for pair in source.pairs or ()),
+        kinds=_kinds(source.format),
+        is_test=part == "test",
+        notes=reading.notes,
+    )
+    found = find(wanted)
+    for files in found:
+        _read(files, reading)
+    examples = _limited(reading.examples, source.limit, reading.seed)
+    counts = {
+        "rows": reading.rows,
+        "rejected": len(reading.rejects),
+        "equal": sum(n - 1 for n in reading.ids.values()),
+        "usable": len(reading.examples),
+        "examples": len(examples),
+    }
+    files_read = tuple(dict.fromkeys(file for f in found for file in f.files))
+    return Loaded(examples, tuple(reading.rejects.values()), files_read, counts, tuple(dict.fromkeys(reading.notes)))
+
+
+def _kinds(name: FormatName) -> tuple[str, ...]:
+    from radistill.formats._find import KINDS
+
+    if name == "auto":
+        return KINDS
+    return (name,) if name in ("lines", "tsv") else ("objects",)
+
+
+def _read(found: "Found", reading: _Reading) -> None:
+    """Read one set of files, once for all its directions."""
+    from radistill import formats
+    from radistill.formats._detect import detect
+    from radistill.formats.base import Conversation, Reject
+
+    name = reading.source.format if reading.source.format != "auto" else detect(found)
+    rows: list[Row] = []
+    rows_before, rejects_before = reading.rows, len(reading.rejects)
+    for row in formats.named(name).rows(found.files, found.columns):
+        reading.rows += 1
+        if isinstance(row, Reject):
+            reading.refuse(row)
+        else:
+            rows.append(row)
+    shown = " + ".join(map(str, found.files))
+    if reading.rows == rows_before:
+        raise DataError(f"{shown} holds no rows. Fill it, or name another file.")
+    if not rows:
+        raise _nothing_usable(shown, reading, rejects_before)
+    if isinstance(rows[0].content, Conversation):
+        if not _add_conversations(rows, found, reading):
+            raise _nothing_usable(shown, reading, rejects_before)
+        return
+    for pair in found.pairs or (_languages(rows[0], shown),):
+        if not _add_translations(rows, pair, reading):
+            raise _nothing_usable(f"{shown}, for {pair},", reading, rejects_before)
+
+
+def _add_conversations(rows: "Sequence[Row]", found: "Found", reading: _Reading) -> int:
+    from radistill.formats.base import Conversation
+
+    shown = found.files[0]
+    if len(found.pairs) > 1 or (found.pairs and found.columns and found.pairs[0] != found.columns):
+        raise DataError(
+            f"the rows of {shown} are conversations, which cannot be turned round and do not say their languages. "
+            f"Name one pair, to which all of them belong, or none; asked for were {', '.join(map(str, found.pairs))}."
+        )
+    if reading.settings.template is not None:
+        reading.notes.append(
+            f"{shown} holds conversations, which bring their own wording: `template` is not used for them"
+        )
+    pair = found.pairs[0] if found.pairs else None
+    for row in rows:
+        assert isinstance(row.content, Conversation), "a file is read by one format"
+        reading.add(row.content.messages, row.content.reference, reading.tags(row, pair, row.content.source))
+    return len(rows)
+
+
+def _add_translations(rows: "Sequence[Row]", pair: "Pair", reading: _Reading) -> int:
+    """Make an example of each row in one direction; returns of how many rows one could be made."""
+    from radistill.formats.base import BadRow, Conversation, text
+
+    added = 0
+    for row in rows:
+        assert not isinstance(row.content, Conversation), "a file is read by one format"
+        try:
+            source, target = (text(row.content.get(code), f"the {code} side").strip() for code in pair)
+        except BadRow as error:
+            reading.refuse(row.rejected(str(error)))
+            continue
+        template = instructions.choose(reading.templates, str(pair), source, target, seed=reading.seed)
+        prompt = instructions.render(template, source=source, source_language=pair.source, target_language=pair.target)
+        reading.add((Message("user", prompt),), target, reading.tags(row, pair, source))
+        added += 1
+    return added
+
+
+def _languages(row: "Row", shown: str) -> "Pair":
+    """The direction of rows that name two languages, where nobody named one."""
+    from radistill.formats.base import Conversation, Pair
+
+    assert not isinstance(row.content, Conversation), "conversations have no sides"
+    codes = tuple(row.content)
+    if len(codes) != 2:
+        raise DataError(f"the rows of {shown} have the languages {', '.join(codes)}. Name the pairs: pairs: [de-en].")
+    return Pair.of("-".join(codes))
+
+
+def _nothing_usable(shown: str, reading: _Reading, rejects_before: int) -> DataError:
+    refused = list(reading.rejects.values())[rejects_before:]
+    first = f", the first at line {refused[0].line}: {refused[0].reason}" if refused else ""
+    return DataError(f"{shown} has no usable row. Refused: {len(refused)}{first}.")
+
+
+def _limited(examples: Sequence[Example], limit: int | None, seed: int) -> tuple[Example, ...]:
+    """The first `limit` after a shuffle by content: neither the order of rows nor the wording decides who is in."""
+    if limit is None:
+        return tuple(examples)
+    from radistill import seeds  # numpy: not needed to show the settings
+
+    def place(example: Example) -> tuple[int, str]:
+        content = (example.tags.get("pair", ""), example.tags["source"], example.reference)
+        return seeds.number(seed, "limit", *content), example.id  # copies of one row differ by id alone
+
+    return tuple(sorted(examples, key=place)[:limit])

@@ -1,0 +1,249 @@
+"""Which files hold what was asked for.
+
+Parallel text in a folder is found by name: `{split}.de-en.json` (or `.jsonl`, `.parquet`), `{split}.de-en.de` with
+`{split}.de-en.en`, `{split}.de-en.tsv`, in the folder itself or in a subfolder named for the pair (`deen`, `ende`,
+`de-en`). A direction's own file is preferred; else the file of the other direction is read backwards. Then come
+`{split}.de` with `{split}.en`, and last whole files: `{split}.json` and the like.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from radistill.errors import DataError, did_you_mean
+from radistill.formats import _objects
+from radistill.formats.base import CODE, Pair
+from radistill.instructions import is_language
+
+KINDS = ("objects", "lines", "tsv")
+_NAMED_PAIR = re.compile(rf"(?:^|[._-])({CODE})-({CODE})(?=\.|$)")
+_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Files to read together, and the directions to make of them."""
+
+    kind: str
+    """`objects`, `lines` or `tsv`."""
+    files: tuple[Path, ...]
+    columns: Pair | None = None
+    """Languages of the files or columns, in order, where the name tells or the user told."""
+    pairs: tuple[Pair, ...] = ()
+    """Empty: the rows are conversations, or name their languages themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for."""
+
+    path: Path
+    split: str
+    pairs: tuple[Pair, ...] = ()
+    kinds: tuple[str, ...] = KINDS
+    is_test: bool = False
+    notes: list[str] = field(default_factory=list)
+    """Filled while searching: choices that the user should see."""
+
+
+def find(wanted: Wanted) -> tuple[Found, ...]:
+    """The files of a source.
+
+    Raises:
+        DataError: there is nothing at the path, or not what was asked for.
+    """
+    if wanted.path.is_dir():
+        return _in_folder(wanted)
+    if wanted.path.is_file():
+        return (_one_file(wanted),)
+    return (_line_files(wanted),)
+
+
+def _in_folder(wanted: Wanted) -> tuple[Found, ...]:
+    if named := _named_for_pairs(wanted):
+        return _directions(wanted, named)
+    codes = _codes_beside(wanted.path / wanted.split)
+    if "lines" in wanted.kinds and codes and (wanted.pairs or len(codes) == 2):
+        return (_line_files(replace(wanted, path=wanted.path / wanted.split)),)
+    whole = [
+        _one_file(replace(wanted, path=file))
+        for file in sorted(wanted.path.iterdir())
+        if re.fullmatch(rf"{re.escape(wanted.split)}(-.*)?", file.stem) and _kind(file) in wanted.kinds
+    ]
+    if whole:
+        return tuple(whole)
+    names = sorted(p.name for p in wanted.path.rglob("*") if p.is_file())
+    splits = sorted({re.split(r"[.-]", name)[0] for name in names})
+    raise DataError(
+        f"{wanted.path} has no files of the split {wanted.split!r}. It holds {_shown(names)}."
+        f"{did_you_mean(wanted.split, splits)} Name a file, or the split with split=NAME."
+    )
+
+
+def _named_for_pairs(wanted: Wanted) -> dict[Pair, Found]:
+    """The best files of each direction in whose name they are; the others are noted."""
+    best: dict[Pair, Found] = {}
+    for found in sorted(_candidates(wanted), key=lambda f: _rank(f, wanted.path)):
+        assert found.columns is not None, "found by the pair in its name"
+        if kept := best.get(found.columns):
+            wanted.notes.append(f"{kept.files[0]} is read, {found.files[0]} is not: both hold {found.columns}")
+        else:
+            best[found.columns] = found
+    return best
+
+
+def _candidates(wanted: Wanted) -> Iterator[Found]:
+    name = re.compile(rf"{re.escape(wanted.split)}\.({CODE})-({CODE})\.(\w+)")
+    for folder in (wanted.path, *sorted(p for p in wanted.path.iterdir() if p.is_dir())):
+        for file in sorted(folder.iterdir()):
+            match = name.fullmatch(file.name)
+            if match is None or not (folder == wanted.path or _named_for(folder, match[1], match[2])):
+                continue
+            pair = Pair(match[1], match[2])
+            if match[3] in pair and "lines" in wanted.kinds:
+                both = (file.with_suffix(f".{pair.source}"), file.with_suffix(f".{pair.target}"))
+                # Seen from its first file, or from its only one.
+                if file == next(f for f in both if f.is_file()):
+                    yield Found("lines", both, pair)
+            elif _kind(file) in wanted.kinds:
+                yield Found(_kind(file), (file,), pair)
+
+
+def _named_for(folder: Path, one: str, other: str) -> bool:
+    name = re.sub(r"[^a-z0-9]", "", folder.name.lower())
+    codes = [code.replace("_", "").lower() for code in (one, other)]
+    return name in ("".join(codes), "".join(reversed(codes)))
+
+
+def _rank(found: Found, top: Path) -> tuple[bool, int, int, str]:
+    incomplete = not all(file.is_file() for file in found.files)
+    depth = len(found.files[0].relative_to(top).parts)
+    return (incomplete, depth, KINDS.index(found.kind), found.files[0].name)
+
+
+def _kind(file: Path) -> str:
+    if file.suffix in _objects.SUFFIXES:
+        return "objects"
+    return "tsv" if file.suffix == ".tsv" else ""
+
+
+def _directions(wanted: Wanted, named: dict[Pair, Found]) -> tuple[Found, ...]:
+    chosen: dict[tuple[Path, ...], Found] = {}
+    for pair in wanted.pairs or tuple(named):
+        found = named.get(pair) or named.get(pair.back)
+        if found is None:
+            there = [str(p) for p in named]
+            raise DataError(
+                f"{wanted.path} has no {wanted.split!r} files for the pair {pair}. Pairs there: {', '.join(there)}, "
+                f"each also backwards.{did_you_mean(str(pair), there)}"
+            )
+        if pair not in named:
+            _note_backwards(wanted, found.files[0], pair)
+        _check_complete(found.files)
+        before = chosen.get(found.files, found)
+        chosen[found.files] = replace(before, pairs=(*before.pairs, pair))
+    return tuple(chosen.values())
+
+
+def _note_backwards(wanted: Wanted, file: Path, pair: Pair) -> None:
+    if wanted.is_test:
+        wanted.notes.append(
+            f"{pair} is tested on {file} read backwards, as it has no file of its own: its sources are translations, "
+            "which are easier to translate than original text"
+        )
+
+
+def _one_file(wanted: Wanted) -> Found:
+    file, name = wanted.path, _NAMED_PAIR.search(wanted.path.name)
+    pair = Pair(name[1], name[2]) if name and name[1] != name[2] else None
+    kind = _kind(file) or _sniffed(wanted, pair)
+    if kind not in wanted.kinds:
+        raise DataError(f"{file} does not look like the format asked for. Set `format: auto`, or name other files.")
+    if kind == "lines":
+        return _line_files(wanted)
+    columns = pair or (wanted.pairs[0] if wanted.pairs else None)
+    if kind == "tsv" and columns is None:
+        raise DataError(f"{file} does not say which languages its columns are. Name them: pairs: [de-en].")
+    for asked in wanted.pairs:
+        if pair and asked == pair.back:
+            _note_backwards(wanted, file, asked)
+    return Found(kind, (file,), columns, wanted.pairs or ((pair,) if pair else ()))
+
+
+def _sniffed(wanted: Wanted, pair: Pair | None) -> str:
+    file = wanted.path
+    code = file.suffix.removeprefix(".")
+    if code in {*(pair or ()), *(c for p in wanted.pairs for c in p)} or is_language(code):
+        return "lines"
+    first = next((line for _, line in _objects.numbered_lines(file) if line.strip()), "")
+    if first.lstrip()[:1] in ("{", "["):
+        return "objects"
+    if "\t" in first:
+        return "tsv"
+    raise DataError(
+        f"cannot tell the format of {file}: its name ends in {file.suffix or 'nothing'}, its first line is "
+        f"{first[:60]!r}. Known are .json, .jsonl, .parquet, .tsv, and line files whose names end in their language, "
+        "as FILE.de + FILE.en."
+    )
+
+
+def _line_files(wanted: Wanted) -> Found:
+    """Line files from the name of one of them or from what their names have in common."""
+    path = wanted.path
+    stem = path.with_suffix("") if path.is_file() else path
+    codes = _codes_beside(stem, extra={c for p in wanted.pairs for c in p})
+    if not codes:
+        raise _missing(path)
+    name = _NAMED_PAIR.search(stem.name)
+    columns = Pair(name[1], name[2]) if name else (wanted.pairs[0] if wanted.pairs else None)
+    if columns is None:
+        raise DataError(
+            f"{stem} has the languages {', '.join(codes)}, but which is translated into which? Say so, "
+            f"for example: pairs: [{codes[0]}-{codes[-1]}]."
+        )
+    pairs = wanted.pairs or (columns,)
+    for pair in pairs:
+        if {*pair} != {*columns}:
+            raise DataError(
+                f"{stem} has no files for the pair {pair} beside {columns}. Languages there: {', '.join(codes)}. "
+                "Put the pairs into one folder as train.de-en.de + train.de-en.en."
+            )
+        if name and pair == columns.back:
+            _note_backwards(wanted, stem, pair)
+    files = (Path(f"{stem}.{columns.source}"), Path(f"{stem}.{columns.target}"))
+    _check_complete(files)
+    return Found("lines", files, columns, pairs)
+
+
+def _codes_beside(stem: Path, extra: Sequence[str] | set[str] = ()) -> list[str]:
+    """Languages for which there is a file `stem.LANGUAGE`."""
+    if not stem.parent.is_dir():
+        return []
+    ends = (p.name.removeprefix(f"{stem.name}.") for p in stem.parent.iterdir() if p.name.startswith(f"{stem.name}."))
+    return sorted(end for end in ends if end in extra or is_language(end))
+
+
+def _check_complete(files: tuple[Path, ...]) -> None:
+    for absent in (file for file in files if not file.is_file()):
+        there = " and ".join(str(file) for file in files if file != absent)
+        raise DataError(
+            f"{there} stands alone: {absent} is missing. Aligned line files come in twos, one per language."
+        )
+
+
+def _missing(path: Path) -> DataError:
+    there = path.parent
+    absent = path
+    while not there.is_dir() and there != there.parent:
+        there, absent = there.parent, there
+    names = sorted(p.name for p in there.iterdir()) if there.is_dir() else []
+    where = f"the working directory ({there.absolute()})" if there == Path() else str(there)
+    return DataError(f"no file or folder {path}. {where} holds {_shown(names)}.{did_you_mean(absent.name, names)}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,242 @@
+"""Models: find, identify, load, adapt, save.
+
+Weights are read from safetensors only. `resolve` touches no weights but to hash them; torch is imported where a model
+is really loaded.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radistill.errors import ModelError, did_you_mean
+from radistill.runs import sha256, write_json
+
+if TYPE_CHECKING:
+    from radistill.config import LoraSettings
+
+WEIGHT_FILES = "*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model on this machine: a folder, and perhaps an adapter's folder on top of it."""
+
+    name: str
+    """As the user wrote it: what adapters and model cards refer to."""
+    folder: Path
+    identity: str
+    """Hash of the weights and of the config, or hub id and commit: equal identities answer alike."""
+    adapter: Path | None = None
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies: with the adapter if that brought one."""
+        if self.adapter and (self.adapter / "tokenizer_config.json").exists():
+            return self.adapter
+        return self.folder
+
+
+def resolve(name: str, *, revision: str | None = None) -> Weights:
+    """Find a model by folder, run folder or hub id; nothing is loaded.
+
+    Raises:
+        ModelError: it is not there, holds no safetensors weights, or cannot be fetched.
+    """
+    path = Path(name)
+    if not path.exists():
+        return _from_hub(name, revision)
+    for folder in (path / "model", path):
+        if (folder / "adapter_config.json").exists():
+            return _adapted(folder)
+        if (folder / "config.json").exists():
+            _require_safetensors(folder, name)
+            return Weights(name=name, folder=folder, identity=fingerprint(folder))
+    raise ModelError(
+        f"{name} holds no model: neither config.json nor adapter_config.json is there, nor in {name}/model. "
+        "Name a Hugging Face model folder, an adapter, a finished run folder or a hub id."
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over config and weights of a folder; remembered by size and time so that it is computed once."""
+    files = sorted(
+        [
+            *folder.glob(WEIGHT_FILES),
+            *(p for p in [folder / "config.json", folder / "adapter_config.json"] if p.exists()),
+        ]
+    )
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{_remembered_sha256(file)}\n".encode())
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def load(
+    weights: Weights, *, dtype: str = "auto", attention: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The model on this machine's device (the first GPU, else the CPU), in evaluation mode.
+
+    Args:
+        weights: from `resolve`.
+        dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
+        attention: transformers' `attn_implementation`; None = its choice.
+        trust_remote_code: run code that came with the model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    options = {"attn_implementation": attention} if attention else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(weights.folder),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{weights.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
+    if weights.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(weights.adapter))
+    # The model's own defaults (repetition penalty, top_k …) must not leak into what the run's settings say.
+    model.generation_config = GenerationConfig()
+    return model.to(device()).eval()
+
+
+def device() -> str:
+    """`cuda`, `mps` or `cpu`: where models run in this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_name() -> str:
+    """The device in words, for manifests."""
+    import platform
+
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{device()} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def context_length(folder: Path) -> int | None:
+    """How many positions the model was made for, if its config says."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = config.get("max_position_embeddings") or config.get("n_positions")
+    return int(found) if found else None
+
+
+def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int) -> Any:
+    """The model with fresh LoRA adapters; all other weights are frozen.
+
+    Raises:
+        ModelError: a target module is not in the model, or is the output head.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings.target_modules
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        hint = did_you_mean(targets, names) if isinstance(targets, str) else ""
+        raise ModelError(
+            f"train.lora.target_modules: {targets!r} is not in this model; it has {names}.{hint}"
+        ) from error
+    # PEFT would store the resolved folder; a hub id is what another machine can find.
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | None = None) -> None:
+    """Write model or adapter, tokenizer and the untouched model's generation config in Hugging Face / PEFT layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
+    if generation_config is not None and generation_config.exists():
+        write_json(folder / "generation_config.json", json.loads(generation_config.read_text(encoding="utf-8")))
+
+
+def _adapted(folder: Path) -> Weights:
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if not list(folder.glob(WEIGHT_FILES)):
+        raise ModelError(f"{folder} is an adapter without {WEIGHT_FILES}. Save it again with safe_serialization.")
+    base = resolve(str(config["base_model_name_or_path"]), revision=config.get("revision"))
+    identity = f"{base.identity}+{fingerprint(folder)}"
+    return Weights(name=str(folder), folder=base.folder, identity=identity, adapter=folder)
+
+
+def _require_safetensors(folder: Path, name: str) -> None:
+    if list(folder.glob(WEIGHT_FILES)):
+        return
+    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern) if p.name != "training_args.bin")
+    if not pickles:
+        raise ModelError(f"{name} holds a config.json but no weights ({WEIGHT_FILES}).")
+    raise ModelError(
+        f"{name} holds its weights only as {', '.join(pickles[:3])}: pickle files can run code when they are opened, so "
+        "radistill reads safetensors only. Convert them on a machine you trust: "
+        "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
+    )
+
+
+def _from_hub(name: str, revision: str | None) -> Weights:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"no model at {name}: the folder does not exist.{_near(name)}")
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"no model {name!r}: there is no such folder here, and it cannot be fetched from the hub ({reason}).{_near(name)} "
+            "Name a folder, or check the hub id, the network and HF_TOKEN."
+        ) from error
+    _require_safetensors(folder, name)
+    return Weights(name=name, folder=folder, identity=f"{name}@{folder.name}")
+
+
+def _near(name: str) -> str:
+    parent = Path(name).parent
+    siblings: Iterable[Path] = parent.iterdir() if parent.is_dir() else ()
+    return did_you_mean(name, [str(p) for p in siblings if p.is_dir()])
+
+
+def _remembered_sha256(path: Path) -> str:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "radistill" / "checksums.json"
+    stat = path.stat()
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    try:
+        known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = sha256(path)
+        try:
+            write_json(cache, known)
+        except OSError:
+            pass  # a home that cannot be written to costs a second hashing, nothing else
+    return known[key]

@@ -1,0 +1,305 @@
+"""Every figure, in one style, as SVG text.
+
+Functions take plain numbers and give a `Drawing`; none knows a run folder. The same input gives the same bytes. Text
+is drawn as outlines, so nothing is missing offline, and ink, grid and panel are CSS variables with a fallback: alone
+a figure stands on white, inlined it follows the page into the dark. Data colours are Okabe and Ito's (2008), which
+colour-blind readers can tell apart (yellow darkened, to be seen on white); marker and line style
+repeat what colour says.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from radistill.report_text import shorten, visible
+
+INK, MUTED, GRID, PANEL = "#1b1f24", "#5d6670", "#d9dee3", "#fefefe"
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PANEL: "--panel"}
+# Blue, vermilion, green, purple, orange, sky: the first three have a contrast of 3:1 on white and on black.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+ORIGINS = {
+    "prompt": "#8b949e",
+    "reference": "#009e73",
+    "separator": "#9c8a00",
+    "rationale": "#0072b2",
+    "model": "#d55e00",
+    "replay": "#cc79a7",
+    "free": "#e69f00",
+    "end": "#56b4e9",
+}
+"""Colour of each origin of tokens; the report's segments have the same ones."""
+BASELINE = "base"
+WIDTH = 7.2  # inches; a report column
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "radistill",
+    "text.parse_math": False,  # a run named `a$b$` is a name, not a formula
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 9.5,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": PANEL,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PANEL,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One number with its interval: where it stands and whose it is."""
+
+    system: str
+    row: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """A figure and what it says in words."""
+
+    name: str
+    """File name without ending; unique in a report."""
+    title: str
+    description: str
+    svg: str
+    """A whole SVG file."""
+
+    @property
+    def inline(self) -> str:
+        """The figure for an HTML page: no address in it, as wide as its place, ids that no other figure has."""
+        body = self.svg[self.svg.index("<svg") :]
+        head, _, rest = body.partition(">")
+        head = re.sub(r'\s(?:width|height|version|xmlns(?::\w+)?)="[^"]*"', "", head)
+        body = f"{head}>{rest}".replace("xlink:href", "href")
+        return re.sub(r'((?:\bid="|href="#|url\(#))(?!' + re.escape(self.name) + r")", rf"\g<1>{self.name}-", body)
+
+
+def intervals(name: str, estimates: Sequence[Estimate], *, title: str, unit: str) -> Drawing:
+    """Dots with 95 % intervals: one row per group, one colour and marker per system.
+
+    Args:
+        name: the figure's name.
+        estimates: in the order in which rows and systems are to be shown.
+        title: what is measured.
+        unit: label of the axis.
+    """
+    rows = list(dict.fromkeys(e.row for e in estimates))
+    systems = list(dict.fromkeys(e.system for e in estimates))
+    looks = _looks(systems)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        step = 0.8 / max(len(systems), 1)
+        for e in estimates:
+            y = rows.index(e.row) + (systems.index(e.system) - (len(systems) - 1) / 2) * step
+            axes.plot([e.low, e.high], [y, y], color=looks[e.system]["color"], lw=1.8, solid_capstyle="round", zorder=2)
+            axes.plot([e.value], [y], ls="", ms=6.5, zorder=3, label=_label(e.system), **looks[e.system])
+            axes.annotate(
+                f"{e.value:.1f}", (e.high, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED
+            )
+        for i in range(1, len(rows)):
+            axes.axhline(i - 0.5, color=GRID, lw=0.8)
+        axes.set(
+            yticks=range(len(rows)), yticklabels=[_label(r) for r in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=unit
+        )
+        axes.margins(x=0.1)
+        axes.grid(axis="x")
+        axes.tick_params(axis="both", length=0)
+        axes.spines["left"].set_visible(False)
+        _legend(figure, axes)
+
+    words = "; ".join(f"{e.row}, {e.system}: {e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" for e in estimates)
+    height = 0.95 + len(rows) * (0.16 + 0.2 * len(systems))
+    return _drawing(name, title, f"{unit}, value and 95 % interval. {words}.", height=height, draw=draw)
+
+
+def losses(name: str, curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, title: str) -> Drawing:
+    """Training loss by origin of the tokens, one panel per run, all panels to one scale.
+
+    Args:
+        name: the figure's name.
+        curves: run → origin → (step, loss) in the order of the steps.
+        title: what is shown.
+    """
+    columns = min(len(curves), 2) or 1
+    lines = -(-len(curves) // columns) or 1
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes, (run, by_origin) in zip(panels, curves.items(), strict=False):
+            axes.set_title(_label(run), color=INK)
+            for origin, points in by_origin.items():
+                dash = DASHES[[*ORIGINS, origin].index(origin) % len(DASHES)]
+                _curve(axes, points, label=_label(origin), color=ORIGINS.get(origin, MUTED), dash=dash)
+            axes.grid(axis="y")
+            axes.tick_params(length=0)
+            axes.set(xlabel="step", ylabel="nats per token")
+            axes.label_outer()
+        for axes in panels[len(curves) :]:
+            axes.set_visible(False)
+        _legend(figure, *panels[: len(curves)])
+
+    words = "; ".join(
+        f"{run}, {origin}: {points[0][1]:.2f} at step {points[0][0]:g}, {points[-1][1]:.2f} at step {points[-1][0]:g}"
+        for run, by_origin in curves.items()
+        for origin, points in by_origin.items()
+        if points
+    )
+    description = f"Negative log-likelihood in nats per token over training steps. {words}."
+    return _drawing(name, title, description, height=0.7 + 2.3 * lines, draw=draw)
+
+
+def shares(name: str, bars: Mapping[str, Mapping[str, float]], *, title: str) -> Drawing:
+    """Stacked bars that each add up to 100 %: what a row of tokens consists of, by origin.
+
+    Args:
+        name: the figure's name.
+        bars: row → origin → amount; amounts are scaled to shares of their row.
+        title: what is shown.
+    """
+    parts = {row: _scaled(amounts) for row, amounts in bars.items()}
+    origins = [o for o in [*ORIGINS, *_others(parts)] if any(o in p for p in parts.values())]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for y, row in enumerate(parts.values()):
+            left = 0.0
+            for origin in (o for o in origins if o in row):
+                colour = ORIGINS.get(origin, MUTED)
+                axes.barh(
+                    y, row[origin], left=left, height=0.62, color=colour, edgecolor=PANEL, lw=1.2, label=_label(origin)
+                )
+                if row[origin] >= 5:
+                    axes.text(left + row[origin] / 2, y, f"{row[origin]:.0f} %", ha="center", va="center", fontsize=8.5,
+                              color=_on(colour))  # fmt: skip
+                left += row[origin]
+        axes.set(
+            yticks=range(len(parts)),
+            yticklabels=[_label(p) for p in parts],
+            xlim=(0, 100),
+            ylim=(len(parts) - 0.5, -0.5),
+        )
+        axes.set_xlabel("% of the row")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        _legend(figure, axes)
+
+    words = "; ".join(
+        f"{row}: " + ", ".join(f"{o} {p[o]:.1f} %" for o in origins if o in p) for row, p in parts.items()
+    )
+    return _drawing(name, title, f"Shares by origin. {words}.", height=0.95 + 0.42 * len(parts), draw=draw)
+
+
+def _drawing(name: str, title: str, description: str, *, height: float, draw: Callable[[Any], None]) -> Drawing:
+    import warnings
+
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**STYLE, "svg.id": name}), warnings.catch_warnings():
+        # A run may be named in a script the font lacks; the table beside the figure has the name.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return Drawing(
+        name=name, title=title, description=description, svg=_finished(out.getvalue(), name, title, description)
+    )
+
+
+def _finished(svg: str, name: str, title: str, description: str) -> str:
+    # matplotlib repeats every text as a comment, and comments have escape rules of their own in HTML.
+    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>\n?", "", svg, count=1, flags=re.DOTALL
+    )  # it would hold for the whole page
+    svg = re.sub(r"<!DOCTYPE.*?>\n?", "", svg, count=1, flags=re.DOTALL)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable}, {colour})")
+    at = svg.index(">", svg.index("<svg"))
+    words = f'<title id="{name}-title">{_xml(title)}</title>\n<desc id="{name}-desc">{_xml(description)}</desc>'
+    labelled = f'style="stroke-linejoin: round" role="img" aria-labelledby="{name}-title {name}-desc"'
+    return f"{svg[:at]} {labelled}>\n {words}{svg[at + 1 :]}"
+
+
+def _xml(text: str) -> str:
+    return escape(visible(text))
+
+
+def _label(name: str) -> str:
+    # matplotlib leaves labels that start with an underscore out of legends, hence the space.
+    return " " + shorten(visible(name).replace("\n", " "), 36)
+
+
+def _looks(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
+    tuned = [s for s in systems if s != BASELINE]
+    looks: dict[str, dict[str, Any]] = {
+        s: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i, s in enumerate(tuned)
+    }
+    looks[BASELINE] = {"color": MUTED, "marker": "o", "markerfacecolor": PANEL, "markeredgewidth": 1.6}
+    return looks
+
+
+def _legend(figure: Any, *panels: Any) -> None:
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(
+            found.values(), found.keys(), loc="outside upper left", ncols=min(len(found), 5), handlelength=1.6
+        )
+
+
+def _curve(axes: Any, points: Sequence[tuple[float, float]], *, label: str, color: str, dash: Any) -> None:
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    width = len(points) // 20
+    if width < 2:
+        axes.plot(steps, values, color=color, lw=1.8, ls=dash, label=label, marker="o" if len(points) < 8 else "", ms=4)
+        return
+    # The noise stays visible behind its own running mean, so that smoothing hides nothing.
+    axes.plot(steps, values, color=color, lw=0.7, alpha=0.35)
+    means = [sum(part) / len(part) for part in (values[max(0, i - width) : i + width + 1] for i in range(len(values)))]
+    axes.plot(steps, means, color=color, lw=2, ls=dash, label=label)
+
+
+def _scaled(amounts: Mapping[str, float]) -> dict[str, float]:
+    total = sum(amounts.values())
+    return {origin: 100 * amount / total for origin, amount in amounts.items() if amount > 0} if total > 0 else {}
+
+
+def _others(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return sorted({origin for part in parts.values() for origin in part} - set(ORIGINS))
+
+
+def _on(colour: str) -> str:
+    """Black or white, whichever is read better on the colour (WCAG relative luminance)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return "#000000" if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 else "#ffffff"

@@ -1,0 +1,163 @@
+"""What the commands print."""
+
+import typing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from radistill import plugins
+from radistill.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from radistill.check import Findings
+    from radistill.config import RunConfig
+    from radistill.pipeline import StageOutcome
+    from radistill.records import Example, Segment, TrainingRecord
+
+COLOURS = {
+    "prompt": "dim",
+    "reference": "bold blue",
+    "separator": "reverse dim",
+    "rationale": "yellow",
+    "model": "green",
+    "replay": "magenta",
+    "free": "cyan",
+    "end": "bold red",
+}
+
+
+def outcome_line(outcome: "StageOutcome") -> str:
+    """One line for one finished stage."""
+    record = outcome.record
+    if outcome.reused:
+        return f"{outcome.name}: done before, reused"
+    facts = ", ".join(f"{k} {_plain(v)}" for k, v in record.facts.items() if isinstance(v, int | float))
+    return f"{outcome.name}: {record.seconds:.1f} s" + (f" ({facts})" if facts else "")
+
+
+def show_scores(report: dict[str, Any]) -> None:
+    """New skill of every run in report.json beside the untouched model's."""
+    table = Table(title="new skill (mean over directions, 95 % interval)", title_justify="left")
+    for name, justify in (("run", "left"), ("method", "left"), ("metric", "left"), ("score", "right"), ("n", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for run in report["runs"]:
+        skill = run["new_skill"]
+        value = f"{skill['value']:.2f} [{skill['low']:.2f}, {skill['high']:.2f}]"
+        table.add_row(escape(run["name"]), escape(str(run["method"])), skill["metric"], value, f"{skill['n']:,}")
+    Console().print(table)
+
+
+def show_findings(found: "Findings") -> None:
+    """What `check` found; problems last, where they are read."""
+    console = Console(highlight=False, soft_wrap=True)
+    facts = found.facts
+    for part in ("train", "test"):
+        if part in facts:
+            pairs = ", ".join(f"{p} {n:,}" for p, n in facts[part]["pairs"].items())
+            console.print(
+                f"{part}: {facts[part]['examples']:,} examples, {facts[part]['rejected']:,} rows refused"
+                + (f" ({pairs})" if pairs else "")
+            )
+    if facts.get("contamination"):
+        console.print(f"contamination: {escape(_one_line(facts['contamination']))}")
+    if "template" in facts:
+        template = facts["template"]
+        console.print(
+            f"template: {template['bos']} BOS, a turn ends with {escape(repr(template['end_of_turn']))}, generation stops "
+            f"at {escape(str(template['stops_at']))}"
+        )
+        console.print(Text("  first prompt: ").append(repr(template["prompt"]), style="dim"))
+    if "lengths" in facts:
+        lengths = facts["lengths"]
+        console.print(
+            f"lengths in tokens ({lengths['sampled']:,} sampled): median {lengths['median']:.0f}, 95 % {lengths['p95']:.0f}, "
+            f"longest {lengths['max']:.0f}; context {lengths['context']}"
+        )
+        widest = max(lengths["histogram"].values())
+        for name, count in lengths["histogram"].items():
+            console.print(f"  {name:>11} {'█' * max(1, round(40 * count / widest))} {count:,}")
+    if "cost" in facts:
+        console.print(f"cost: {_one_line(facts['cost'])}")
+    for note in found.notes:
+        console.print(Text("note: ", style="yellow").append(note, style="default"))
+    for problem in found.problems:
+        console.print(Text("problem: ", style="bold red").append(problem, style="default"))
+    console.print("no problem found" if not found.problems else f"{len(found.problems)} problem(s) found")
+
+
+def show_preview(config: "RunConfig", rows: int) -> None:
+    """Some records as they will be trained; without rationales as long as none are generated."""
+    from itertools import islice
+    from pathlib import Path
+
+    from radistill.runs import RunFolder
+    from radistill.tables import read_records
+
+    console = Console(highlight=False, soft_wrap=True)
+    run = RunFolder(Path(config.output_dir))
+    if run.records.exists():
+        console.print(f"from {run.records}", style="dim")
+        records: Iterable[TrainingRecord] = islice(read_records(run.records), rows)
+    else:
+        console.print("nothing is assembled yet: rationales are missing below", style="dim")
+        records = _unwritten(config, rows)
+    for record in records:
+        console.rule(f"record {record.id[:12]}, {len(record.token_ids)} tokens", align="left")
+        text = Text()
+        for segment, part in zip(record.segments, record.texts, strict=True):
+            text.append(part, style=COLOURS[segment.origin])
+        console.print(text)
+        for segment in record.segments:
+            console.print(Text(_segment_line(segment, record.token_ids), style=COLOURS[segment.origin]))
+
+
+def show_plugins(kind: str | None) -> None:
+    """Names, first line of the docstring, settings with their defaults."""
+    if kind is not None and kind not in plugins.KINDS:
+        known = ", ".join(plugins.KINDS)
+        raise ConfigError(f"no such kind {kind!r}; known: {known}.{did_you_mean(kind, plugins.KINDS)}")
+    console = Console(highlight=False, soft_wrap=True)
+    for one in plugins.KINDS if kind is None else (typing.cast("plugins.Kind", kind),):
+        console.print(f"[bold]{one}[/bold]")
+        for name in plugins.available(one):
+            cls = plugins.load(one, name)
+            console.print(f"  [bold blue]{name}[/bold blue]  {escape((cls.__doc__ or '').strip().partition(chr(10))[0])}")
+            for field, info in cls.model_fields.items():
+                default = "required" if info.is_required() else f"= {info.get_default(call_default_factory=True)!r}"
+                console.print(Text(f"      {field} {default}  ").append(_squeezed(info.description), style="dim"))
+
+
+def _unwritten(config: "RunConfig", rows: int) -> "Sequence[TrainingRecord]":
+    from radistill import data
+    from radistill.methods.base import record
+    from radistill.speaker import untouched
+
+    chat = untouched(config).chat
+    examples: Sequence[Example] = data.load(config.data, "train", seed=config.seed).examples[:rows]
+    separator = getattr(config.method, "separator", "")
+    return [
+        record(e, chat, chat.opening(e.messages, e.reference, separator), weights={"reference": 1.0}) for e in examples
+    ]
+
+
+def _segment_line(segment: "Segment", ids: "Sequence[int]") -> str:
+    shown = list(ids[segment.start : segment.stop])
+    some = ", ".join(map(str, shown[:12])) + (", …" if len(shown) > 12 else "")
+    return f"  {segment.origin:10} weight {segment.weight:<4g} {len(shown):4} ids: {some}"
+
+
+def _one_line(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in facts.items())
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _squeezed(text: str | None) -> str:
+    return " ".join((text or "").split())

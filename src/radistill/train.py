@@ -1,0 +1,208 @@
+"""Stage 3: records → a tuned model or adapter, in Hugging Face / PEFT layout."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radistill import __version__, models, seeds
+from radistill.config import RunConfig, plugin_settings
+from radistill.errors import ConfigError, DataError
+from radistill.progress import progress
+from radistill.records import StageRecord
+from radistill.runs import RunFolder, begin, require, working, write_text
+from radistill.speaker import Speaker, untouched
+from radistill.tables import read_jsonl, read_records, write_jsonl
+
+if TYPE_CHECKING:
+    from radistill.trainer import Recorder, SegmentTrainer
+
+
+def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
+    """Fine-tune and save; continues from the last checkpoint. None if it was done before and nothing has changed.
+
+    Raises:
+        RunFolderError: there are no records yet.
+        KeyboardInterrupt: after a checkpoint was saved, when Ctrl-C was pressed.
+    """
+    require(run, "assemble")
+    speaker = untouched(config)
+    settings = {"model": speaker.weights.identity, "seed": config.seed, **config.train.model_dump(mode="json")}
+    del settings["report_to"]  # where it is reported to does not change what is learned
+    stage = begin(run, "train", settings, [run.records], redo=redo)
+    if stage is None:
+        return None
+    with working(stage):
+        if redo:
+            _forget(run)
+        trainer, recorder = _fit(config, run, speaker)
+        models.save(
+            trainer.accelerator.unwrap_model(trainer.model),
+            speaker.chat.tokenizer,
+            run.model,
+            generation_config=speaker.weights.folder / "generation_config.json",
+        )
+        write_text(run.model / "README.md", _model_card(config))
+        parameters = list(trainer.model.parameters())
+        stage.facts |= {
+            "steps": recorder.step,
+            "tokens_processed": trainer.tokens_processed,
+            "tokens_trained": trainer.tokens_trained,
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        }
+        weights = sorted(run.model.glob("*.safetensors"))
+        return stage.finish([*weights, run.train_log], device=models.device_name())
+
+
+def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentTrainer, Recorder]":
+    import torch
+    from transformers.utils import logging
+
+    from radistill.packing import Collator, Row
+    from radistill.trainer import Recorder, Rows, SegmentTrainer, stopping_on_signals
+
+    logging.set_verbosity_error()
+    rows = [Row.of(record) for record in read_records(run.records)]
+    if not rows:
+        raise DataError(f"{run.records} holds no rows.")
+    checkpoint = last_checkpoint(run.model)
+    steps = _steps(config, len(rows))
+    torch.manual_seed(seeds.number(config.seed, "train") % (1 << 32))
+    with progress("train", steps, unit="steps") as shown:
+        done = _continue_log(run, checkpoint)
+        recorder = Recorder(run.train_log, shown, start_step=done["step"])
+        trainer = SegmentTrainer(
+            weighting=config.train.weighting,
+            model=_model(config, speaker),
+            args=_arguments(config, run, steps),
+            train_dataset=Rows(rows),
+            data_collator=Collator(pad_id=speaker.chat.end_id, packing=config.train.packing),
+            callbacks=[recorder],
+        )
+        trainer.tokens_processed, trainer.tokens_trained = done["tokens"], done["tokens_trained"]
+        shown.advance(done["step"])
+        with stopping_on_signals(recorder):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if recorder.stop_requested and recorder.step < steps:
+        raise KeyboardInterrupt
+    return trainer, recorder
+
+
+def _model(config: RunConfig, speaker: Speaker) -> Any:
+    """Frozen weights may be bf16; what is trained is float32, or small updates would be rounded away."""
+    settings = config.train
+    half = settings.bf16 and settings.lora is not None
+    model = models.load(
+        speaker.weights,
+        dtype="bfloat16" if half else "float32",
+        attention=settings.attn_implementation or "sdpa",
+        trust_remote_code=config.trust_remote_code,
+    )
+    if settings.lora is not None:
+        if settings.gradient_checkpointing:
+            model.enable_input_require_grads()
+        base_name = config.model if not Path(config.model).exists() else str(Path(config.model).resolve())
+        seed = seeds.number(config.seed, "lora") % (1 << 32)
+        model = models.adapt(model, settings.lora, base_name=base_name, seed=seed)
+    return model
+
+
+def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
+    from transformers import TrainingArguments
+
+    settings = config.train
+    passed = settings.model_dump(
+        include={
+            "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type",
+            "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "gradient_checkpointing",
+            "logging_steps", "save_steps", "save_total_limit", "num_train_epochs",
+        }
+    )  # fmt: skip
+    on_cpu = models.device() == "cpu"
+    try:
+        return TrainingArguments(
+            output_dir=str(run.model),
+            **passed,
+            max_steps=steps,
+            seed=seeds.number(config.seed, "train") % (1 << 31),
+            data_seed=seeds.number(config.seed, "order") % (1 << 31),
+            gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+            save_strategy="steps",
+            report_to=settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
+            run_name=config.name,
+            remove_unused_columns=False,
+            dataloader_pin_memory=not on_cpu,
+            use_cpu=on_cpu,
+            disable_tqdm=True,
+            logging_nan_inf_filter=False,
+            label_names=[],
+        )
+    except ValueError as error:
+        raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _steps(config: RunConfig, rows: int) -> int:
+    """Optimizer steps of the whole training; a last, smaller batch counts as one."""
+    import os
+
+    if config.train.max_steps > 0:
+        return config.train.max_steps
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    batches = math.ceil(rows / (config.train.per_device_train_batch_size * world))
+    per_epoch = max(1, math.ceil(batches / config.train.gradient_accumulation_steps))
+    return max(1, math.ceil(per_epoch * config.train.num_train_epochs))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was saved whole; its trainer_state.json is written last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    return next((p for p in found if _is_whole(p)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _continue_log(run: RunFolder, checkpoint: Path | None) -> dict[str, int]:
+    """Drop the lines after the checkpoint; returns step and tokens so far."""
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    stored = read_jsonl(run.train_log) if run.train_log.exists() else iter(())
+    kept: Sequence[dict[str, Any]] = [row for row in stored if row["step"] <= step]
+    write_jsonl(run.train_log, kept)
+    last = kept[-1] if kept else {}
+    return {"step": step, "tokens": last.get("tokens", 0), "tokens_trained": last.get("tokens_trained", 0)}
+
+
+def _forget(run: RunFolder) -> None:
+    import shutil
+
+    shutil.rmtree(run.model, ignore_errors=True)
+    run.train_log.unlink(missing_ok=True)
+
+
+def _model_card(config: RunConfig) -> str:
+    method = plugin_settings(config.method)
+    kind = "adapter (PEFT LoRA)" if config.train.lora else "full model"
+    return f"""---
+base_model: {config.model}
+library_name: {"peft" if config.train.lora else "transformers"}
+pipeline_tag: text-generation
+tags: [radistill, {method["name"]}]
+---
+# {config.name}
+
+A fine-tuned {kind} of `{config.model}`, trained with the method `{method["name"]}` by radistill {__version__}.
+
+- method: `{json.dumps(method)}`
+- training: learning rate {config.train.learning_rate}, {config.train.num_train_epochs} epochs, seed {config.seed}
+- data: task `{config.data.task}`
+
+The licences of the base model and of the training data apply. What was learned and what was lost stands in the
+`report.html` of the run.
+"""

@@ -1,0 +1,190 @@
+"""The one training loop: transformers' Trainer with our loss.
+
+What is ours: what a batch is (`packing.py`), the loss over the global batch and its parts (`losses.py`), the log, and
+a stop on Ctrl-C that keeps every finished step. What is not: optimizer, schedule, precision, checkpoints, devices.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from radistill import losses
+from radistill.errors import RadistillError
+from radistill.losses import ORIGINS, Weighting
+from radistill.packing import Row
+from radistill.progress import Progress
+
+
+class Rows(Dataset[Row]):
+    """Rows in memory."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+
+class SegmentTrainer(Trainer):  # type: ignore[misc]
+    """Trainer whose loss is `losses.combine`; see `packing.Collator` for the batch."""
+
+    def __init__(self, *, weighting: Weighting, **trainer: Any) -> None:
+        super().__init__(**trainer)
+        self.weighting = weighting
+        # `compute_loss` divides by the totals of the whole window, so the Trainer must not divide again.
+        self.loss_is_scaled_for_ga = True
+        self._sums = torch.zeros(2, len(ORIGINS), dtype=torch.float64)
+        self.tokens_processed = 0
+        self.tokens_trained = 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
+        """What the means of this optimizer step are divided by, over accumulation and ranks: shape (1 + P,)."""
+        if not batch_samples:
+            return None
+        total = sum((losses.totals(b["weights_N"], b["pools_N"]) for b in batch_samples), torch.zeros(1))
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total.to(device), reduction="sum")
+        return total.to(device)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """This micro-batch's share of the loss of the optimizer step, in nats."""
+        logits_NV = logits_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"])
+        nll_N = losses.token_nll(logits_NV, inputs["targets_N"])
+        total = num_items_in_batch
+        if total is None:
+            total = losses.totals(inputs["weights_N"], inputs["pools_N"])
+        loss = losses.combine(nll_N, inputs["weights_N"], inputs["pools_N"], total=total, weighting=self.weighting)
+        self._count(nll_N, inputs)
+        # Gradients are averaged over ranks afterwards, while `total` already spans them.
+        loss = loss * self.args.world_size
+        return (loss, {"logits": logits_NV}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean loss of each origin's trained tokens since the last line, and the tokens so far."""
+        if "loss" in logs:
+            sums = self._sums
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
+            for origin, loss, count in zip(ORIGINS, *sums.tolist(), strict=True):
+                if count:
+                    logs[f"loss/{origin}"] = loss / count
+            self._sums = torch.zeros_like(self._sums)
+            logs["tokens"] = self.tokens_processed
+            logs["tokens_trained"] = self.tokens_trained
+        super().log(logs, start_time)
+
+    def _count(self, nll_N: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
+        sums = losses.sums_by_origin(nll_N, inputs["weights_N"], inputs["origins_N"])
+        self._sums += sums.cpu()
+        self.tokens_processed += int(inputs["n_tokens"]) * self.args.world_size
+        self.tokens_trained += len(nll_N) * self.args.world_size
+
+
+def logits_at(
+    model: nn.Module, input_ids_RL: torch.Tensor, position_ids_RL: torch.Tensor, places_N: torch.Tensor
+) -> torch.Tensor:
+    """Logits (N, V) at the given places of the flattened batch only.
+
+    The output head sees only the hidden states that predict something, which are a part of all; the hook works for
+    every architecture and through every wrapper. No mask and no cache: see `packing.py`.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None:
+        head = model.module.get_output_embeddings()  # type: ignore[union-attr, operator]
+
+    def only_these(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden_RLH = args[0]
+        return (hidden_RLH.reshape(-1, hidden_RLH.shape[-1])[places_N].unsqueeze(0), *args[1:])
+
+    hook = head.register_forward_pre_hook(only_these)
+    try:
+        out = model(input_ids=input_ids_RL, position_ids=position_ids_RL, use_cache=False)
+    finally:
+        hook.remove()
+    logits: torch.Tensor = out.logits[0]
+    return logits
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes train_log.jsonl, shows progress, stops on request, and stops a loss that is no number."""
+
+    def __init__(self, path: Path, shown: Progress, *, start_step: int) -> None:
+        self.path = path
+        self.shown = shown
+        self.step = start_step
+        self.stop_requested = False
+        self.clock = time.monotonic()
+        self.tokens: float = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock after all loading is done."""
+        self.clock = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A checkpoint always has a log line of its own step, so that a resumed log has no half window."""
+        self.shown.advance(state.global_step - self.step)
+        self.step = state.global_step
+        if self.stop_requested:
+            control.should_save = control.should_training_stop = True
+        if control.should_save or state.global_step == args.max_steps:
+            control.should_log = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        """Append one line."""
+        if "loss" not in logs or not state.is_world_process_zero:
+            return
+        now = time.monotonic()
+        speed = (logs["tokens"] - self.tokens) / max(now - self.clock, 1e-9) if self.tokens else None
+        self.tokens, self.clock = logs["tokens"], now
+        row = {"step": state.global_step, **logs, **({"tokens_per_second": round(speed, 1)} if speed else {})}
+        if not all(math.isfinite(logs[key]) for key in ("loss", "grad_norm") if key in logs):
+            raise RadistillError(
+                f"the loss is no number at step {state.global_step} (loss {logs['loss']}, grad_norm "
+                f"{logs.get('grad_norm')}). Lower train.learning_rate, or set train.bf16=false; checkpoints before it stand."
+            )
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.shown.advance(0, note=f"loss {logs['loss']:.3f}")
+
+
+@contextmanager
+def stopping_on_signals(recorder: Recorder) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends after the step in work, with a checkpoint; the second at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if recorder.stop_requested:
+            raise KeyboardInterrupt
+        recorder.stop_requested = True
+
+    try:
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
