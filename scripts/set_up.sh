@@ -63,7 +63,7 @@ pip_install() {
   [ "$status" -ne 0 ] || return 0
   # A pip that failed by itself has undone what it began, so what was there before is still good. A pip that was
   # killed has not: the mark stays and the next set-up starts anew.
-  if [ "$status" -ge 128 ] || [ -n "$interrupted" ]; then die "interrupted; the same command begins again"; fi
+  if [ "$status" -ge 128 ]; then die "pip was killed; run the same command again, it begins anew"; fi
   rm -f "$installing"
   die "this failed: pip install $*   Mend what pip says above and run the same command again; nothing else is needed"
 }
@@ -94,8 +94,7 @@ case $level in 1) extras='' ;; 2) extras='[test]' ;; 3) extras='[dev]' ;; 4) ext
 torch=$(grep -i '^torch==' constraints.txt) || die "constraints.txt names no version of torch"
 
 mkdir -p "$venv"
-interrupted=''
-trap 'interrupted=yes' INT TERM HUP
+trap 'say "interrupted; the same command begins anew"; exit 130' INT TERM HUP
 (set -C && echo $$ >"$installing") 2>/dev/null || die "another set-up has just begun: wait for it"
 if [ ! -x "$venv/bin/python" ]; then
   say "$venv with $("${PYTHON:-python3}" --version 2>&1)"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from sacrebleu.metrics import BLEU as SacreBLEU
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics.bleu import BLEU as SacreBLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from radistill.errors import MissingPackageError
 from radistill.metrics.base import Metric, Pair
@@ -96,7 +96,7 @@ def test_a_missing_tokenizer_is_named_with_the_command_that_installs_it(
 
 def test_an_unknown_tokenizer_is_refused() -> None:
     with pytest.raises(ValidationError, match="13a"):
-        BLEU(tokenize="13b")  # type: ignore[arg-type]
+        BLEU.model_validate({"tokenize": "13b"})
 
 
 @pytest.mark.parametrize("metric", [BLEU(), ChrF(), ChrF(word_order=2)])

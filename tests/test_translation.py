@@ -174,7 +174,7 @@ def test_short_texts_and_unknown_languages_are_not_judged() -> None:
 
 
 def test_a_language_only_its_script_of_which_is_known_is_judged_by_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pathologies, "can_guess", lambda language: False)
+    monkeypatch.setattr(pathologies, "can_guess", lambda _language: False)
     assert is_off_target(SOURCE, "ru")
     assert not is_off_target(SOURCE, "en")
 
@@ -249,9 +249,7 @@ def test_labels_of_true_outputs(pair: str, system: str) -> None:
     answers = file.read_text(encoding="utf-8").split("\n")[:-1]
     table = (DATA / "alma_outputs/anchors_sacrebleu_2.6.0.tsv").read_text(encoding="utf-8").splitlines()
     anchor = next(line.split("\t") for line in table if line.split("\t")[1:3] == [system, pair])
-    found = [
-        read(a, source=r[source], reference=r[target], pair=pair) for a, r in zip(answers, rows, strict=True)
-    ]
+    found = [read(a, source=r[source], reference=r[target], pair=pair) for a, r in zip(answers, rows, strict=True)]
     assert sum(is_empty(p.answer) for p in found) == int(anchor[6])
     assert sum(is_copied(p.answer, p.source) for p in found) == int(anchor[7])
     assert sum("off_target" in p.labels for p in found) <= 0.0025 * len(found)

@@ -11,6 +11,7 @@ from typing import Any
 
 from radistill import pipeline, seeds
 from radistill.config import RunConfig, config_from
+from radistill.models import without_bars
 from radistill.pipeline import StageOutcome
 from radistill.report import write_report
 from radistill.runs import RunFolder, write_json, write_text
@@ -43,7 +44,7 @@ def demo(
     model = output_dir / "random-llama"
     if not (model / "config.json").exists():
         say("making a small Llama with random weights, and sentences to learn from")
-        _write_sentences(output_dir / "data")
+        write_sentences(output_dir / "data")
         make_model(model, corpus=[side for pair in sentences(4000, "corpus") for side in pair])
     runs = []
     for method in ("vanilla", "radis"):
@@ -108,11 +109,13 @@ def make_model(folder: Path, *, corpus: list[str], hidden: int = 64, layers: int
         model = LlamaForCausalLM(config)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
-    model.save_pretrained(str(folder), safe_serialization=True)
+    with without_bars():
+        model.save_pretrained(str(folder), safe_serialization=True)
     write_json(folder / "generation_config.json", {"eos_token_id": tokenizer.eos_token_id})
 
 
-def _write_sentences(folder: Path) -> None:
+def write_sentences(folder: Path) -> None:
+    """Write training sentences as aligned lines, and for each direction a test file of sentences not among them."""
     train = sentences(300, "train")
     taught = set(train)
     test = [pair for pair in dict.fromkeys(sentences(400, "test")) if pair not in taught]

@@ -44,7 +44,8 @@ hr hrv Croatian|ht hat Haitian Creole|hu hun Hungarian|hy hye Armenian|ia ina In
 is isl Icelandic|it ita Italian|ja jpn Japanese|jv jav Javanese|ka kat Georgian|kk kaz Kazakh|km khm Khmer
 kn kan Kannada|ko kor Korean|ku kmr Kurdish|ky kir Kyrgyz|la lat Latin|lb ltz Luxembourgish|lg lug Ganda|ln lin Lingala
 lo lao Lao|lt lit Lithuanian|lv lvs Latvian|mg plt Malagasy|mi mri Maori|mk mkd Macedonian|ml mal Malayalam
-mn khk Mongolian|mr mar Marathi|ms zsm Malay|mt mlt Maltese|my mya Burmese|nb nob Norwegian Bokmål|ne npi Nepali|nl nld Dutch
+mn khk Mongolian|mr mar Marathi|ms zsm Malay|mt mlt Maltese|my mya Burmese|nb nob Norwegian Bokmål|ne npi Nepali
+nl nld Dutch
 nn nno Norwegian Nynorsk|no nor Norwegian|ny nya Chichewa|oc oci Occitan|om gaz Oromo|or ory Odia|pa pan Punjabi
 pl pol Polish|ps pbt Pashto|pt por Portuguese|qu quy Quechua|ro ron Romanian|ru rus Russian|rw kin Kinyarwanda
 sa san Sanskrit|sd snd Sindhi|se sme Northern Sami|si sin Sinhala|sk slk Slovak|sl slv Slovenian|sm smo Samoan

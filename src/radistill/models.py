@@ -7,7 +7,8 @@ is really loaded.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,13 +94,14 @@ def load(
 
     options = {"attn_implementation": attention} if attention else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(weights.folder),
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            **options,
-        )
+        with without_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(weights.folder),
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                **options,
+            )
     except (OSError, ValueError) as error:
         raise ModelError(f"{weights.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
     if weights.adapter is not None:
@@ -109,6 +111,20 @@ def load(
     # The model's own defaults (repetition penalty, top_k …) must not leak into what the run's settings say.
     model.generation_config = GenerationConfig()
     return model.to(device()).eval()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers' bars for reading and writing shards would stand between the lines of our own progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def device() -> str:
@@ -172,7 +188,8 @@ def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int) ->
 def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | None = None) -> None:
     """Write model or adapter, tokenizer and the untouched model's generation config in Hugging Face / PEFT layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder), safe_serialization=True)
+    with without_bars():
+        model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
     if generation_config is not None and generation_config.exists():
         write_json(folder / "generation_config.json", json.loads(generation_config.read_text(encoding="utf-8")))

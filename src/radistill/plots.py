@@ -151,7 +151,7 @@ def losses(name: str, curves: Mapping[str, Mapping[str, Sequence[tuple[float, fl
         for axes, (run, by_origin) in zip(panels, curves.items(), strict=False):
             axes.set_title(_label(run), color=INK)
             for origin, points in by_origin.items():
-                dash = DASHES[[*ORIGINS, origin].index(origin) % len(DASHES)]
+                dash = DASHES[([*ORIGINS, origin].index(origin) - 1) % len(DASHES)]
                 _curve(axes, points, label=_label(origin), color=ORIGINS.get(origin, MUTED), dash=dash)
             axes.grid(axis="y")
             axes.tick_params(length=0)

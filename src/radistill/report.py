@@ -7,6 +7,7 @@ schema (`schema()`).
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from radistill.errors import RunFolderError
 from radistill.plots import ORIGINS
 from radistill.report_data import Run, read_run, together
-from radistill.report_scores import as_json, results
+from radistill.report_scores import Result, as_json, results
 from radistill.report_text import listed, markdown, visible
 from radistill.report_view import View, view
 from radistill.report_words import failures, summary
@@ -23,6 +24,46 @@ from radistill.tasks.base import Task
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """Everything a report says, before it is laid out."""
+
+    runs: tuple[Run, ...]
+    results: tuple[Result, ...]
+    numbers: dict[str, Any]
+    """The content of report.json."""
+
+
+def collect(
+    runs: Sequence[RunFolder],
+    *,
+    margin: float,
+    seed: int,
+    title: str | None = None,
+    tasks: Mapping[str, Task] | None = None,
+) -> Collected:
+    """Compute what `write_report` writes; the arguments are the same.
+
+    Raises:
+        RunFolderError: a folder is no run folder, or the runs cannot be compared.
+        DataError: the predictions cannot be scored.
+    """
+    if not runs:
+        raise RunFolderError("no run folder was named. Name one or more: radistill report runs/NAME")
+    read, evaluations, notes = together([read_run(folder, tasks) for folder in runs])
+    found = results(evaluations, seed=seed)
+    numbers = as_json(
+        read,
+        found,
+        margin=margin,
+        seed=seed,
+        title=visible(title or _title(read)),
+        summary=[visible(sentence) for sentence in summary(read, found, margin=margin)],
+        notes=[visible(note) for note in [*notes, *failures(found)]],
+    )
+    return Collected(runs=tuple(read), results=tuple(found), numbers=numbers)
 
 
 def write_report(
@@ -53,25 +94,10 @@ def write_report(
         RunFolderError: a folder is no run folder, or the runs cannot be compared.
         DataError: the predictions cannot be scored.
     """
-    if not runs:
-        raise RunFolderError("no run folder was named. Name one or more: radistill report runs/NAME")
-    read, evaluations, notes = together([read_run(folder, tasks) for folder in runs])
-    found = results(evaluations, seed=seed)
-    title = title or _title(read)
-    said, noted = summary(read, found, margin=margin), [*notes, *failures(found)]
-    numbers = as_json(read, found, margin=margin, seed=seed, title=title, summary=said, notes=noted)
-    page = view(
-        read,
-        found,
-        title=title,
-        summary=said,
-        notes=noted,
-        margin=margin,
-        seed=seed,
-        examples=examples,
-        output=output,
-    )
-    return _written(page, numbers, output)
+    found = collect(runs, margin=margin, seed=seed, title=title, tasks=tasks)
+    said = {key: found.numbers[key] for key in ("title", "summary", "notes")}
+    page = view(found.runs, found.results, **said, margin=margin, seed=seed, examples=examples, output=output)
+    return _written(page, found.numbers, output)
 
 
 def schema() -> dict[str, Any]:

@@ -115,7 +115,8 @@ def read_run(folder: RunFolder, tasks: Mapping[str, Task] | None = None) -> Run:
         config=config,
         config_text=text,
         ours=_is_ours(str(_named(config.get("method")).get("name", ""))),
-        stages=folder.stages(),
+        # A report is no part of what it reports; written twice it must be the same.
+        stages={stage: record for stage, record in folder.stages().items() if stage != "report"},
         summary=_json(folder.summary),
         log=tuple(read_jsonl(folder.train_log)) if folder.train_log.exists() else (),
         tasks={task: found[task] for task in found if task in answers},

@@ -136,7 +136,7 @@ def _run(run: Run | None, found: Sequence[Result], margin: float) -> dict[str, A
         },
         "tokens_trained": _whole(run.fact("train", "tokens_trained")) if run else 0,
         "tokens_processed": _whole(run.fact("train", "tokens_processed")) if run else 0,
-        "seconds": {name: stage.seconds for name, stage in run.stages.items() if name != "report"} if run else {},
+        "seconds": {name: stage.seconds for name, stage in run.stages.items()} if run else {},
         "signatures": sorted(signatures),
     }
 

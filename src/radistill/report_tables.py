@@ -93,11 +93,11 @@ def raw_and_cut(result: Result) -> Table:
     for group in (*result.groups, MACRO):
         for system in result.evaluation.systems:
             names = [name for metric in result.metrics for name in (metric, metric + RAW)]
-            found = [result.scored.find(system=system, metric=name, group=group) for name in (*names, "rate_cut")]
-            rows.append((group_name(group), system, *(number(s.value) if s else NOTHING for s in found)))
+            found = [result.scored.find(system=system, metric=name, group=group) for name in (*names, RATE + "cut")]
+            rows.append((group_name(group), system, *map(_with_interval, found)))
     columns = [f"{metric_name(metric)}, {part}" for metric in result.metrics for part in ("answer", "whole reply")]
     return Table(
-        caption=f"Answer and whole reply on {result.evaluation.name}",
+        caption=f"Answer and whole reply on {result.evaluation.name}, with 95 % intervals",
         head=("group", "system", *columns, "replies cut, %"),
         rows=tuple(rows),
         words=2,
@@ -186,6 +186,7 @@ def trained_on(runs: Sequence[Run]) -> Table:
         ("requests", "generate", "requests"),
         ("answered from the ledger", "generate", "from_ledger"),
         ("written", "generate", "written"),
+        ("failed", "generate", "failed"),
     ]
     rows = [(label, [count(run.fact(stage, name)) for run in runs]) for label, stage, name in facts]
     rows.append(("contamination", [_plain(_facts(run, "generate").get("contamination")) for run in runs]))
@@ -193,7 +194,7 @@ def trained_on(runs: Sequence[Run]) -> Table:
     reasons = dict.fromkeys(reason for run in runs for reason in _part(run, "dropped"))
     rows += [(f"dropped: {r}", [count(_part(run, "dropped").get(r, 0)) for run in runs]) for r in reasons]
     rows += [
-        (f"rationales: {label}", [number(_part(run, "rationales").get(name), digits) for run in runs])
+        (f"rationales: {label}", [_rationales(run, name, digits) for run in runs])
         for label, name, digits in (
             ("written", "written", 0), ("empty", "empty", 0), ("ended by themselves", "stopped", 0),
             ("cut at the limit", "cut", 0), ("mean tokens", "mean_tokens", 1),
@@ -222,7 +223,7 @@ def costs(runs: Sequence[Run]) -> Table:
     for run in runs:
         for name, stage in run.stages.items():
             tokens = run.fact(name, "tokens_processed" if name == "train" else "tokens")
-            # What came from the ledger took no time in this run, so a speed would flatter.
+            # After a restart the ledger has a part of the tokens, while the time is all of it.
             is_speed = tokens is not None and stage.seconds > 0 and not run.fact(name, "from_ledger")
             speed = count(tokens / stage.seconds) if is_speed and tokens is not None else NOTHING
             learned = count(run.fact(name, "tokens_trained")) if name == "train" else NOTHING
@@ -296,6 +297,12 @@ def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_plain, value)) + "]"
     return ABSENT if value is None else repr(value) if isinstance(value, str) and value.strip() != value else str(value)
+
+
+def _rationales(run: Run, name: str, digits: int) -> str:
+    # A method that plans none has none; that is recorded.
+    is_planned = bool(_part(run, "rationales")) or not run.summary
+    return number(_part(run, "rationales").get(name), digits) if is_planned else NOTHING
 
 
 def _lengths(lengths: Mapping[str, Any]) -> str:

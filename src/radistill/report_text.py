@@ -68,6 +68,16 @@ def count(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}"
 
 
+def tokens(n: int) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{count(n)} token{'' if n == 1 else 's'}"
+
+
+def spaces_shown(text: str) -> str:
+    """White space that stands alone, as signs: it is trained on like any other text."""
+    return text if text.strip() else text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for people: `42.0 s`, `3 min 05 s`, `2 h 07 min`."""
     if seconds is None:

@@ -14,7 +14,7 @@ from radistill.records import Prediction
 from radistill.report_data import BASELINE, Evaluation, Run, sampled_items, trained_rows
 from radistill.report_scores import Result
 from radistill.report_tables import Table, group_name, label_name, metric_name
-from radistill.report_text import count, listed, shorten
+from radistill.report_text import count, listed, shorten, spaces_shown, tokens
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
@@ -280,7 +280,7 @@ def _item(predictions: Sequence[Prediction], language: str) -> Item:
     answers = [
         Answer(
             system=p.system,
-            size=f"{count(p.n_tokens)} tokens" + (", cut at the limit" if p.finish_reason == "length" else ""),
+            size=tokens(p.n_tokens) + (", cut at the limit" if p.finish_reason == "length" else ""),
             labels=tuple(label.replace("_", " ") for label in p.labels),
             pieces=pieces(p, language),
         )
@@ -301,8 +301,8 @@ def _trained(run: Run, seed: int) -> Titled:
         parts = [
             Piece(
                 look=f"o-{segment.origin}" + ("" if segment.weight else " off"),
-                label=f"{segment.origin} · {count(segment.stop - segment.start)} tokens · weight {segment.weight:g}",
-                text=shorten(text),
+                label=f"{segment.origin} · {tokens(segment.stop - segment.start)} · weight {segment.weight:g}",
+                text=shorten(spaces_shown(text)),
             )
             for segment, text in row.pieces
             if segment.stop > segment.start

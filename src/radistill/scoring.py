@@ -187,7 +187,7 @@ def load_rows(path: Path) -> tuple[Rows, Ids]:
         with np.load(path, allow_pickle=False) as stored:
             ids = {n.removeprefix(IDS): tuple(stored[n].tolist()) for n in stored.files if n.startswith(IDS)}
             return {name: stored[name] for name in ids}, ids
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise DataError(f"{path} holds no rows of a metric ({error}). Make it again with --redo evaluate.") from error
 
 

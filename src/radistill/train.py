@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radistill import __version__, models, seeds
-from radistill.config import RunConfig, plugin_settings
+from radistill.config import RunConfig, TrainSettings, plugin_settings
 from radistill.errors import ConfigError, DataError
 from radistill.progress import progress
 from radistill.records import StageRecord
@@ -58,12 +58,11 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
 
 def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentTrainer, Recorder]":
     import torch
-    from transformers.utils import logging
+    from transformers import PrinterCallback
 
     from radistill.packing import Collator, Row
     from radistill.trainer import Recorder, Rows, SegmentTrainer, stopping_on_signals
 
-    logging.set_verbosity_error()
     rows = [Row.of(record) for record in read_records(run.records)]
     if not rows:
         raise DataError(f"{run.records} holds no rows.")
@@ -81,9 +80,10 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
             data_collator=Collator(pad_id=speaker.chat.end_id, packing=config.train.packing),
             callbacks=[recorder],
         )
+        trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
         trainer.tokens_processed, trainer.tokens_trained = done["tokens"], done["tokens_trained"]
         shown.advance(done["step"])
-        with stopping_on_signals(recorder):
+        with stopping_on_signals(recorder), models.without_bars():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.stop_requested and recorder.step < steps:
         raise KeyboardInterrupt
@@ -116,8 +116,7 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
     passed = settings.model_dump(
         include={
             "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type",
-            "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "gradient_checkpointing",
-            "logging_steps", "save_steps", "save_total_limit", "num_train_epochs",
+            "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "logging_steps", "save_steps", "save_total_limit", "num_train_epochs",
         }
     )  # fmt: skip
     on_cpu = models.device() == "cpu"
@@ -128,7 +127,7 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
             max_steps=steps,
             seed=seeds.number(config.seed, "train") % (1 << 31),
             data_seed=seeds.number(config.seed, "order") % (1 << 31),
-            gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+            **_checkpointing(settings),
             save_strategy="steps",
             report_to=settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
             run_name=config.name,
@@ -141,6 +140,17 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
         )
     except ValueError as error:
         raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _checkpointing(settings: TrainSettings) -> dict[str, object]:
+    from transformers import TrainingArguments
+
+    if not settings.gradient_checkpointing:
+        return {}
+    # transformers renamed the argument within version 5.
+    new = "activation_checkpointing"
+    name = new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _steps(config: RunConfig, rows: int) -> int:

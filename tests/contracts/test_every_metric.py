@@ -10,7 +10,11 @@ from radistill import plugins
 from radistill.metrics.base import Metric, Pair
 
 PAIRS = [
-    Pair("The goods cost less than 20 euros.", "The goods cost less than 20 euros.", "Die Ware hat unter 20 Euro gekostet."),
+    Pair(
+        "The goods cost less than 20 euros.",
+        "The goods cost less than 20 euros.",
+        "Die Ware hat unter 20 Euro gekostet.",
+    ),
     Pair("A fee of 40% is due.", "The fee would equal 40% of the value of the goods.", "Die Gebühr entspricht 40%."),
     Pair("", "It is raining.", "Es regnet."),
     Pair("Yes.", "Yes, of course; who would not?", "Ja, natürlich."),

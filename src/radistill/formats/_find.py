@@ -73,11 +73,23 @@ def _in_folder(wanted: Wanted) -> tuple[Found, ...]:
     ]
     if whole:
         return tuple(whole)
-    names = sorted(p.name for p in wanted.path.rglob("*") if p.is_file())
-    splits = sorted({re.split(r"[.-]", name)[0] for name in names})
-    raise DataError(
-        f"{wanted.path} has no files of the split {wanted.split!r}. It holds {_shown(names)}."
-        f"{did_you_mean(wanted.split, splits)} Name a file, or the split with split=NAME."
+    raise _nothing_of_the_split(wanted)
+
+
+def _nothing_of_the_split(wanted: Wanted) -> DataError:
+    inside = sorted(wanted.path.iterdir())
+    deeper = (file for folder in inside if folder.is_dir() for file in sorted(folder.iterdir()))
+    names = [str(p.relative_to(wanted.path)) for p in (*inside, *deeper) if p.is_file()]
+    splits = sorted({re.split(r"[.-]", Path(name).name)[0] for name in names})
+    if wanted.split in splits and wanted.kinds != KINDS:
+        return DataError(
+            f"{wanted.path} has files of the split {wanted.split!r}, but none of the format asked for. It holds "
+            f"{_shown(names)}. Set `format: auto`, or name a file."
+        )
+    hint = "" if wanted.split in splits else did_you_mean(wanted.split, splits)
+    return DataError(
+        f"{wanted.path} has no files of the split {wanted.split!r} that can be read. It holds {_shown(names)}.{hint} "
+        "Name a file, or the split with split=NAME."
     )
 
 
@@ -98,9 +110,9 @@ def _candidates(wanted: Wanted) -> Iterator[Found]:
     for folder in (wanted.path, *sorted(p for p in wanted.path.iterdir() if p.is_dir())):
         for file in sorted(folder.iterdir()):
             match = name.fullmatch(file.name)
-            if match is None or not (folder == wanted.path or _named_for(folder, match[1], match[2])):
+            pair = _pair(match, wanted)
+            if match is None or pair is None or not (folder == wanted.path or _named_for(folder, pair)):
                 continue
-            pair = Pair(match[1], match[2])
             if match[3] in pair and "lines" in wanted.kinds:
                 both = (file.with_suffix(f".{pair.source}"), file.with_suffix(f".{pair.target}"))
                 # Seen from its first file, or from its only one.
@@ -110,9 +122,18 @@ def _candidates(wanted: Wanted) -> Iterator[Found]:
                 yield Found(_kind(file), (file,), pair)
 
 
-def _named_for(folder: Path, one: str, other: str) -> bool:
+def _pair(match: re.Match[str] | None, wanted: Wanted) -> Pair | None:
+    """The pair in a file's name; `my-set` is none, unless it was asked for."""
+    if match is None or match[1] == match[2]:
+        return None
+    pair = Pair(match[1], match[2])
+    known = all(map(is_language, pair)) or pair in wanted.pairs or pair.back in wanted.pairs
+    return pair if known else None
+
+
+def _named_for(folder: Path, pair: Pair) -> bool:
     name = re.sub(r"[^a-z0-9]", "", folder.name.lower())
-    codes = [code.replace("_", "").lower() for code in (one, other)]
+    codes = [code.replace("_", "").lower() for code in pair]
     return name in ("".join(codes), "".join(reversed(codes)))
 
 
@@ -149,14 +170,13 @@ def _directions(wanted: Wanted, named: dict[Pair, Found]) -> tuple[Found, ...]:
 def _note_backwards(wanted: Wanted, file: Path, pair: Pair) -> None:
     if wanted.is_test:
         wanted.notes.append(
-            f"{pair} is tested on {file} read backwards, as it has no file of its own: its sources are translations, "
+            f"{pair} is tested on {file} read backwards, for want of a file of its own: its sources are translations, "
             "which are easier to translate than original text"
         )
 
 
 def _one_file(wanted: Wanted) -> Found:
-    file, name = wanted.path, _NAMED_PAIR.search(wanted.path.name)
-    pair = Pair(name[1], name[2]) if name and name[1] != name[2] else None
+    file, pair = wanted.path, _pair(_NAMED_PAIR.search(wanted.path.name), wanted)
     kind = _kind(file) or _sniffed(wanted, pair)
     if kind not in wanted.kinds:
         raise DataError(f"{file} does not look like the format asked for. Set `format: auto`, or name other files.")
@@ -195,8 +215,8 @@ def _line_files(wanted: Wanted) -> Found:
     codes = _codes_beside(stem, extra={c for p in wanted.pairs for c in p})
     if not codes:
         raise _missing(path)
-    name = _NAMED_PAIR.search(stem.name)
-    columns = Pair(name[1], name[2]) if name else (wanted.pairs[0] if wanted.pairs else None)
+    named = _pair(_NAMED_PAIR.search(stem.name), wanted)
+    columns = named or (wanted.pairs[0] if wanted.pairs else None)
     if columns is None:
         raise DataError(
             f"{stem} has the languages {', '.join(codes)}, but which is translated into which? Say so, "
@@ -209,7 +229,7 @@ def _line_files(wanted: Wanted) -> Found:
                 f"{stem} has no files for the pair {pair} beside {columns}. Languages there: {', '.join(codes)}. "
                 "Put the pairs into one folder as train.de-en.de + train.de-en.en."
             )
-        if name and pair == columns.back:
+        if named and pair == columns.back:
             _note_backwards(wanted, stem, pair)
     files = (Path(f"{stem}.{columns.source}"), Path(f"{stem}.{columns.target}"))
     _check_complete(files)
@@ -238,7 +258,7 @@ def _missing(path: Path) -> DataError:
     while not there.is_dir() and there != there.parent:
         there, absent = there.parent, there
     names = sorted(p.name for p in there.iterdir()) if there.is_dir() else []
-    where = f"the working directory ({there.absolute()})" if there == Path() else str(there)
+    where = f"The working directory ({there.absolute()})" if there == Path() else str(there)
     return DataError(f"no file or folder {path}. {where} holds {_shown(names)}.{did_you_mean(absent.name, names)}")
 
 

@@ -38,7 +38,7 @@ def items(file: Path) -> Iterator[Item]:
     start = next((line.lstrip()[:1] for _, line in numbered_lines(file) if line.strip()), "")
     if start == "[":
         return _list(file)
-    if start == "{" and not _has_an_object_per_line(file):
+    if start == "{" and file.suffix not in (".jsonl", ".ndjson") and not _has_an_object_per_line(file):
         raise DataError(
             f"{file} is neither a JSON list nor JSON Lines: it starts an object that does not end on its line. "
             "Write [{...}, {...}], or one object per line."
@@ -59,9 +59,16 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{file}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}). "
-                    "Convert the file, for example with: iconv -f LATIN1 -t UTF-8 FILE > NEW"
+                    f"{_repair(raw if number == 1 else b'')}"
                 ) from error
             yield number, line.rstrip("\r\n")
+
+
+def _repair(start: bytes) -> str:
+    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "It is compressed: unpack it first."
+    encoding = "UTF-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "LATIN1"
+    return f"Convert the file; if it is {encoding}, with: iconv -f {encoding} -t UTF-8 FILE > NEW"
 
 
 def _has_an_object_per_line(file: Path) -> bool:

@@ -26,7 +26,7 @@ class Lines(Format):
             if first is None or second is None:
                 counts = [sum(1 for _ in numbered_lines(file)) for file in files]
                 raise DataError(
-                    f"{source} has {counts[0]} lines, {target} has {counts[1]}: they are not aligned. "
+                    f"{source} has {counts[0]} lines, {target} has {counts[1]} lines: they are not aligned. "
                     "Line n of one must translate line n of the other; write an empty line where there is nothing."
                 )
             texts = {columns.source: first[1], columns.target: second[1]}

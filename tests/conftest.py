@@ -1,0 +1,82 @@
+"""Fixtures shared by all tests: a tiny random chat model, sentences, and run files made of them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project; tests that need it skip aloud where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama with a ChatML template, fp32."""
+    from radistill.demo import make_model, sentences
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_model(folder, corpus=[side for pair in sentences(800, "corpus") for side in pair], hidden=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with 300 aligned sentences to train on, and tests in both directions."""
+    from radistill.demo import write_sentences
+
+    folder = tmp_path_factory.mktemp("data")
+    write_sentences(folder)
+    return folder
+
+
+@pytest.fixture
+def raw_config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
+    """A small complete run as the plain values of a run file; tests change what they are about."""
+    source = {"path": str(tiny_data), "pairs": ["en-de", "de-en"]}
+    return {
+        "name": "small",
+        "model": str(tiny_model),
+        "output_dir": str(tmp_path / "run"),
+        "data": {"train": {**source, "limit": 24}, "test": {**source, "limit": 10}, "allow_contamination": True},
+        "method": {"name": "radis"},
+        "generate": {
+            "backend": {"name": "transformers", "dtype": "float32", "batch_size": 8},
+            "sampling": {"max_new_tokens": 8},
+            "ledger": str(tmp_path / "ledger"),
+        },
+        "train": {
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 4,
+            "bf16": False,
+            "lora": None,
+            "logging_steps": 1,
+        },
+        "evaluate": [{"task": "translation", "max_new_tokens": 8}],
+        "report": {"examples": 5},
+    }
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Write plain values as a run file and return its path."""
+    import yaml
+
+    def write(raw: dict[str, Any], name: str = "run.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
