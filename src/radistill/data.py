@@ -152,6 +152,12 @@ class _Reading:
 def load(settings: DataSettings, part: Part, *, seed: int) -> Loaded:
     """Read the examples of one part.
 
+    Args:
+        settings: what to read.
+        part: `train` or `test`.
+        seed: of the run. Tests are drawn and worded by seed 0 whatever it is, so that runs of different seeds are
+            scored on the same items.
+
     Raises:
         DataError: a file is missing, empty, unaligned, not UTF-8 or in no known format, or the template is wrong.
     """
@@ -160,7 +166,7 @@ def load(settings: DataSettings, part: Part, *, seed: int) -> Loaded:
         templates = instructions.wordings(settings.template)
     except DataError as error:
         raise DataError(f"data.template: {error}") from error
-    reading = _Reading(settings, source, templates, seed)
+    reading = _Reading(settings, source, templates, seed if part == "train" else 0)
     try:
         return _load(reading, part)
     except (DataError, OSError) as error:

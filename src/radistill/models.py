@@ -4,6 +4,7 @@ Weights are read from safetensors only. `resolve` touches no weights but to hash
 is really loaded.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radistill.errors import ModelError, did_you_mean
+from radistill.errors import ModelError, RadistillError, did_you_mean
 from radistill.runs import sha256, write_json
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def resolve(name: str, *, revision: str | None = None) -> Weights:
     Raises:
         ModelError: it is not there, holds no safetensors weights, or cannot be fetched.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.exists():
         return _from_hub(name, revision)
     for folder in (path / "model", path):
@@ -90,24 +91,30 @@ def load(
         trust_remote_code: run code that came with the model.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     options = {"attn_implementation": attention} if attention else {}
     try:
         with without_bars():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 str(weights.folder),
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
+                output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{weights.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
-    if weights.adapter is not None:
-        from peft import PeftModel
+        if weights.adapter is not None:
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(weights.adapter))
+            model = PeftModel.from_pretrained(model, str(weights.adapter))
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{weights.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        some = ", ".join(sorted(found["missing_keys"])[:3])
+        raise ModelError(f"{weights.name} lacks {len(found['missing_keys'])} of its tensors ({some}): fetch it again.")
     # The model's own defaults (repetition penalty, top_k …) must not leak into what the run's settings say.
     model.generation_config = GenerationConfig()
     return model.to(device()).eval()
@@ -149,7 +156,7 @@ def device_name() -> str:
 
 def context_length(folder: Path) -> int | None:
     """How many positions the model was made for, if its config says."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "config.json")
     found = config.get("max_position_embeddings") or config.get("n_positions")
     return int(found) if found else None
 
@@ -158,11 +165,16 @@ def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int) ->
     """The model with fresh LoRA adapters; all other weights are frozen.
 
     Raises:
-        ModelError: a target module is not in the model, or is the output head.
+        ModelError: a target module is not in the model, or is the output head, or the model is an adapter itself.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
+    if hasattr(model, "peft_config"):
+        raise ModelError(
+            f"{base_name} is an adapter itself, and one on top of it could not be loaded again. Merge it into its base "
+            "first (peft: merge_and_unload, save_pretrained), or train with train.lora=null after that."
+        )
     targets = settings.target_modules
     config = LoraConfig(
         r=settings.r,
@@ -196,10 +208,22 @@ def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | 
 
 
 def _adapted(folder: Path) -> Weights:
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "adapter_config.json")
     if not list(folder.glob(WEIGHT_FILES)):
         raise ModelError(f"{folder} is an adapter without {WEIGHT_FILES}. Save it again with safe_serialization.")
-    base = resolve(str(config["base_model_name_or_path"]), revision=config.get("revision"))
+    named = config.get("base_model_name_or_path")
+    if not named:
+        raise ModelError(f"{folder} is an adapter whose adapter_config.json names no base_model_name_or_path.")
+    if Path(named).exists() and Path(named).resolve() in (folder.resolve(), folder.resolve().parent):
+        raise ModelError(f"{folder} is an adapter that names itself as its base. Correct its adapter_config.json.")
+    try:
+        base = resolve(str(named), revision=config.get("revision"))
+    except ModelError as error:
+        raise ModelError(f"{folder} is an adapter, and its base cannot be found: {error}") from error
+    if base.adapter is not None:
+        raise ModelError(
+            f"{folder} is an adapter of {named}, which is an adapter itself. Merge that one into its base first."
+        )
     identity = f"{base.identity}+{fingerprint(folder)}"
     return Weights(name=str(folder), folder=base.folder, identity=identity, adapter=folder)
 
@@ -220,13 +244,12 @@ def _require_safetensors(folder: Path, name: str) -> None:
 def _from_hub(name: str, revision: str | None) -> Weights:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no model at {name}: the folder does not exist.{_near(name)}")
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"no model {name!r}: there is no such folder here, and it cannot be fetched from the hub ({reason}).{_near(name)} "
@@ -243,17 +266,27 @@ def _near(name: str) -> str:
 
 
 def _remembered_sha256(path: Path) -> str:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "radistill" / "checksums.json"
     stat = path.stat()
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    try:
-        known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    known: Any = {}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "radistill" / "checksums.json"
+    # A home that is not there or cannot be written to costs a second hashing, nothing else.
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    if not isinstance(known, dict) or not isinstance(known.get(key, ""), str):
         known = {}
     if key not in known:
         known[key] = sha256(path)
-        try:
+        with contextlib.suppress(OSError, RadistillError):
             write_json(cache, known)
-        except OSError:
-            pass  # a home that cannot be written to costs a second hashing, nothing else
-    return known[key]
+    return str(known[key])
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON ({error}). Fetch the model again.") from error
+    if not isinstance(stored, dict):
+        raise ModelError(f"{file} holds no JSON object. Fetch the model again.")
+    return stored
