@@ -63,7 +63,7 @@ pip_install() {
   [ "$status" -ne 0 ] || return 0
   # A pip that failed by itself has undone what it began, so what was there before is still good. A pip that was
   # killed has not: the mark stays and the next set-up starts anew.
-  if [ "$status" -ge 128 ]; then die "pip was killed; run the same command again, it begins anew"; fi
+  if [ "$status" -ge 128 ]; then die "pip was killed; the same command begins anew"; fi
   rm -f "$installing"
   die "this failed: pip install $*   Mend what pip says above and run the same command again; nothing else is needed"
 }

@@ -50,7 +50,7 @@ def raw_config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> dict[str, A
         "name": "small",
         "model": str(tiny_model),
         "output_dir": str(tmp_path / "run"),
-        "data": {"train": {**source, "limit": 24}, "test": {**source, "limit": 10}, "allow_contamination": True},
+        "data": {"train": {**source, "limit": 24}, "test": {**source, "limit": 10}},
         "method": {"name": "radis"},
         "generate": {
             "backend": {"name": "transformers", "dtype": "float32", "batch_size": 8},

@@ -4,16 +4,27 @@ The untouched model drops and swaps words and goes on to explain; the tuned one 
 drawn from `radistill.seeds`, so the numbers in a report of it are the same on every machine.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+from jsonschema import Draft202012Validator
+
+from radistill import stats
+from radistill.metrics.bleu import BLEU
 from radistill.records import Prediction, Segment, StageRecord, TrainingRecord, digest
+from radistill.report import collect, schema, write_report
 from radistill.runs import RunFolder, sha256, write_json, write_text
 from radistill.seeds import generator
 from radistill.tables import write_jsonl, write_predictions, write_records
+from radistill.tasks.base import Task
+from radistill.tasks.translation import Translation
 
 TRIPLES = [
     tuple(line.split(" | "))
@@ -40,6 +51,8 @@ The old library was turned into a theatre. | Die alte Bibliothek wurde zum Theat
 We are looking for volunteers for Saturday. | Wir suchen Freiwillige für Samstag. | 我们正在为星期六招募志愿者。
 """.splitlines()
 ]
+QUICK: dict[str, Task] = {"translation": Translation(metrics=(BLEU(),))}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
 PAIRS = {"de-en": (1, 0), "en-de": (0, 1), "zh-en": (2, 0)}
 RATIONALE = (
     "\n\nExplanation:\n1. I kept the tense of the source.\n"
@@ -116,6 +129,72 @@ def run_folder(
 def hostile(row: Prediction, text: str) -> Prediction:
     """The prediction, with that text wherever other people's text can be."""
     return replace(row, raw=text + "\n\n" + text, answer=text, source=text, reference=text)
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, *names: str) -> list[dict[str, str]]:
+        return [attrs for tag, attrs in self.tags if tag in names]
+
+
+@contextmanager
+def fewer_draws() -> Iterator[None]:
+    """The bootstrap has its own tests; here it need only be the same everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        defaults: dict[str, Any] = stats.draw.__kwdefaults__ or {}
+        assert defaults["draws"] == stats.DRAWS
+        patch.setitem(defaults, "draws", 200)
+        yield
+
+
+def numbers_of(*runs: RunFolder, tasks: Mapping[str, Task] = QUICK) -> dict[str, Any]:
+    """What report.json would hold, checked against its schema."""
+    found = collect(runs, margin=0.02, seed=0, tasks=tasks).numbers
+    Draft202012Validator(schema()).validate(found)
+    return found
+
+
+def report(runs: Sequence[RunFolder], output: Path, **options: Any) -> tuple[dict[str, Any], Page, str]:
+    """report.json, report.html and report.md of the runs, written and read back."""
+    write_report(runs, output, **{"margin": 0.02, "seed": 0, "tasks": QUICK, **options})
+    html, markdown = ((output / f"report.{e}").read_text(encoding="utf-8") for e in ("html", "md"))
+    numbers = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema()).validate(numbers)
+    return numbers, Page(html), markdown
+
+
+def two_runs(root: Path) -> tuple[list[RunFolder], Path]:
+    """RaDis and vanilla, and a report on both."""
+    runs = [
+        run_folder(root / "alma-radis"),
+        run_folder(root / "alma-vanilla", method="vanilla", tuned=Habits(swaps=0.2, explains=0.0)),
+    ]
+    # Without `tasks`, so that they are made from the run files as on the command line.
+    write_report(runs, root / "report", margin=0.02, seed=0, title="Two ways")
+    return runs, root / "report"
 
 
 def _worse(text: str, rate: float, rng: Any) -> str:

@@ -94,7 +94,7 @@ for word in "$@"; do
   case "$word" in
     --*) ;;
     PYTEST_ARGS=*) junit=${word##*--junitxml=} ;;
-    DEMO_ARGS=*) output=${word##*output_dir=} ;;
+    DEMO_ARGS=*) output=${word##*--output-dir } ;;
     *) target=$word ;;
   esac
 done

@@ -197,7 +197,7 @@ def test_init_writes_a_run_file_that_check_accepts(tmp_path: Path, tiny_model: P
         "init", "mine.yaml", "--model", tiny_model, "--data", tiny_data, "--pair", "en-de", cwd=tmp_path
     )
     assert made.returncode == 0, made.stderr
-    done = radistill_command("check", "mine.yaml", "data.allow_contamination=true", cwd=tmp_path)
+    done = radistill_command("check", "mine.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no problem found" in done.stdout
     assert "exists already" in refused("init", "mine.yaml", cwd=tmp_path)

@@ -35,6 +35,7 @@ case "$*" in
   "-m pip install"*)
     echo "$*" | sed 's/-m pip install -qq --disable-pip-version-check/pip/' >>"$FAKE/log"
     if has pip_hangs; then "$REAL_PYTHON" -c 'import time; print("hangs", flush=True); time.sleep(60)' >>"$FAKE/log"; fi
+    if has pip_killed; then kill -9 $$; fi
     if has pip_fails; then echo "no matching distribution" >&2; exit 1; fi ;;
 esac
 """
@@ -113,13 +114,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_torch_is_installed_first_and_alone_then_the_project_with_the_pins(project: Project) -> None:
-    done = project.make("demo", "DEMO_ARGS=--quick output_dir=x")
+    done = project.make("demo", "DEMO_ARGS=--quick --output-dir x")
     assert done.returncode == 0, done.stderr
     assert project.log() == [
         "venv",
         f"pip -c constraints.txt {TORCH}",
         "pip -c constraints.txt -e .",
-        "radistill demo --quick output_dir=x",
+        "radistill demo --quick --output-dir x",
     ]
 
 
@@ -185,6 +186,15 @@ def test_an_interrupted_set_up_is_repaired_by_running_again(project: Project, bl
     assert "interrupted" in again.stderr
     assert project.log()[0] == "venv"
     assert not (project.root / ".venv/half_written.py").exists()
+
+
+def test_a_pip_that_was_killed_by_itself_is_repaired_too(project: Project) -> None:
+    project.set("pip_killed")
+    assert "begins anew" in project.make("demo").stderr
+    project.unset("pip_killed")
+    project.log()
+    assert project.make("demo").returncode == 0
+    assert project.log()[0] == "venv"
 
 
 def test_a_failed_download_keeps_what_worked_and_the_next_run_goes_on(project: Project) -> None:

@@ -91,7 +91,7 @@ def test_values_and_intervals_stand_where_the_axis_says() -> None:
     lines = re.findall(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) \2 \n" [^>]*style="[^"]*stroke: #0072b2', svg)
     ends = sorted((float(a), float(b)) for a, _, b in lines)[-3:]
     for dot, (low, high), half in zip(dots, ends, (4, 2, 8), strict=True):
-        assert (dot - low, high - dot) == (pytest.approx(half * per_point, abs=0.01),) * 2
+        assert [dot - low, high - dot] == pytest.approx([half * per_point] * 2, abs=0.01)
 
 
 def test_bars_are_as_long_as_their_shares() -> None:

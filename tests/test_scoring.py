@@ -247,6 +247,14 @@ def test_systems_that_answered_different_items_are_paired_on_the_common_ones() -
     same = [sentence("de-en", n) for n in range(4, 20)]
     answers = [worsened(text, 0.3, "base", "de-en", n) for n, text in enumerate(same, start=4)]
     assert found["de-en"].before == SacreBLEU().corpus_score(answers, [same]).score
+    back = {c.group: c for c in compare(scored, system="base", baseline="tuned") if c.metric == "bleu"}
+    assert (back["de-en"].before, back["de-en"].after) == (found["de-en"].after, found["de-en"].before)
+    # The draws fall on the items in the order of their ids, so they are the same in every process.
+    rows = scored.rows["bleu"]
+    paired = stats.paired(
+        rows["base/de-en"][4:], rows["tuned/de-en"][:16], BLEU().score, seed=0, name="translation/de-en"
+    )
+    assert (found["de-en"].low, found["de-en"].high) == (paired.low, paired.high)
 
 
 def test_systems_without_a_common_item_are_not_compared(scored: Scored) -> None:

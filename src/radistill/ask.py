@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radistill.backends.base import Generator
+from radistill.errors import RunFolderError
 from radistill.ledger import Ledger
 from radistill.progress import progress
 from radistill.records import Generation, Request
@@ -48,5 +49,16 @@ def ask(requests: Sequence[Request], generator: Generator, ledger: Ledger, *, ti
 
 
 def answers_to(requests: Sequence[Request], ledger: Ledger) -> dict[str, list[Generation]]:
-    """What the ledger holds for these requests, by key."""
-    return ledger.read(r.key for r in requests)
+    """What the ledger holds for these requests, by key.
+
+    Raises:
+        RunFolderError: some of them were asked, and are there no longer.
+    """
+    answers = ledger.read(r.key for r in requests)
+    lost = {r.key for r in requests} - answers.keys()
+    if lost:
+        raise RunFolderError(
+            f"the ledger {ledger.path} has lost {len(lost)} answers that were written (key {min(lost)}): its shards "
+            "were changed or damaged. Run the same command again: what is lost is asked for again."
+        )
+    return answers

@@ -11,7 +11,7 @@ import numpy as np
 from radistill import data, models, seeds
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
-from radistill.errors import DataError, RunFolderError
+from radistill.errors import ChatTemplateError, DataError, RunFolderError
 from radistill.ledger import Ledger, open_ledger
 from radistill.records import Example, Generation, StageRecord, TrainingRecord
 from radistill.runs import RunFolder, begin, require, working, write_json
@@ -60,7 +60,7 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     trained: Counter[str] = field(default_factory=Counter)
-    weight: Counter[str] = field(default_factory=Counter)
+    weight: dict[str, float] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
     rationales: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Summary:
             self.tokens[segment.origin] += count
             if segment.weight > 0:
                 self.trained[segment.origin] += count
-                self.weight[segment.origin] += segment.weight * count
+                self.weight[segment.origin] = self.weight.get(segment.origin, 0.0) + segment.weight * count
 
     def count_rationale(self, generation: Generation) -> None:
         """Count one generation that a record was made with."""
@@ -149,8 +149,8 @@ class _Assembly:
     def _answers(self, stored: dict[str, list[Generation]], key: str) -> list[Generation]:
         if key not in stored:
             raise RunFolderError(
-                f"the ledger {self.config.generate.ledger} no longer holds what was generated for this run (key {key}). "
-                "Point generate.ledger to where it lies, or generate again with --redo generate."
+                f"the ledger {self.config.generate.ledger} no longer holds what was generated for this run (key "
+                f"{key}). Point generate.ledger to where it lies, or generate again with --redo generate."
             )
         return stored[key]
 
@@ -164,27 +164,34 @@ class _Assembly:
         except RowError as error:
             self._drop(example, str(error), kind="cannot be put into ids")
             return
+        kept = 0
         for record in records:
             if self.max_length is not None and len(record.token_ids) > self.max_length:
-                reason = f"{len(record.token_ids)} tokens, more than {self.max_length} (train.max_length or the context)"
+                count = len(record.token_ids)
+                reason = f"{count} tokens, more than {self.max_length} (train.max_length or the model's context)"
                 self._drop(example, reason, kind="too long")
                 continue
             if not any(s.weight > 0 and s.stop > s.start for s in record.segments):
                 self._drop(example, "no token of it would be trained", kind="nothing to train")
                 continue
+            kept += 1
             self.summary.add(record)
-            for generation in generations:
-                self.summary.count_rationale(generation)
             self._note(example, record)
             yield record
+        for generation in generations if kept else ():
+            self.summary.count_rationale(generation)
 
     def _note(self, example: Example, record: TrainingRecord) -> None:
         if self.summary.records > 3 or self.summary.notes:
             return
-        prompt = len(record.texts[0]) if record.segments[0].origin == "prompt" else 0
         spoken = [t for t, s in zip(record.texts, record.segments, strict=True) if s.origin not in ("prompt", "end")]
-        note = self.chat.check_rerendering(example.messages, "".join(spoken).removeprefix(self.chat.shape.lead))
-        if note and prompt:
+        answer = "".join(spoken).removeprefix(self.chat.shape.lead)
+        try:
+            note = self.chat.check_rerendering(example.messages, answer)
+        except ChatTemplateError as error:
+            # `generate` has refused templates that rewrite any answer; what remains is what this one holds.
+            note = str(error)
+        if note:
             self.summary.notes.append(note)
 
     def _drop(self, example: Example, reason: str, *, kind: str) -> None:

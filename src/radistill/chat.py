@@ -16,15 +16,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from radistill.errors import ChatTemplateError, RadistillError
 from radistill.records import Message, Origin, Span
 from radistill.settings import Settings
 
 PROBE = "Radistill-probe-7"
-CONTEXT_IDS = 8
-"""So many ids before a continuation are decoded with it, because SentencePiece drops the space of a first token."""
+NEUTRAL = "a"
+"""Ids are decoded after this, because SentencePiece drops the blank of a text's first token."""
+ANCHORS = ("\n", NEUTRAL, "")
+"""What stands before an answer that would merge with the end of its prompt; the first that leaves it whole is taken."""
+LOST = "\ufffd"
+SURROGATE = re.compile("[\ud800-\udfff]")
+RESERVED_KWARGS = frozenset({"conversation", "tokenize", "add_generation_prompt", "continue_final_message", "messages"})
 
 
 class RowError(RadistillError, ValueError):
@@ -38,6 +43,14 @@ class ChatSettings(Settings):
     """Passed to the chat template, for example `{enable_thinking: false}`."""
     on_mismatch: Literal["error", "warn"] = "error"
     """What to do when the template renders a finished conversation otherwise than prompt + answer."""
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(RESERVED_KWARGS & value.keys())
+        if taken:
+            raise ValueError(f"{', '.join(taken)} may not be set: radistill decides what is rendered")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +97,13 @@ class Chat:
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "is_fast", False):
             raise ChatTemplateError(
-                f"{self.name} has no fast tokenizer (tokenizer.json), which is needed to know where the reference ends. "
-                "Convert it with transformers' AutoTokenizer and save it beside the model."
+                f"{self.name} has no fast tokenizer (tokenizer.json), which is needed to know where the reference ends."
+                " Convert it with transformers' AutoTokenizer and save it beside the model."
             )
         if not getattr(self.tokenizer, "chat_template", None):
             raise ChatTemplateError(
-                f"{self.name} has no chat template. radistill tunes chat models: use an instruction-tuned model, or put "
-                "a `chat_template.jinja` into its folder."
+                f"{self.name} has no chat template. radistill tunes chat models: use an instruction-tuned model, or "
+                "put a `chat_template.jinja` into its folder."
             )
 
     @cached_property
@@ -98,7 +111,7 @@ class Chat:
         """What the template does around an answer, found by rendering one.
 
         Raises:
-            ChatTemplateError: it drops the answer, rewrites the prompt or writes text of its own before the answer.
+            ChatTemplateError: it drops the answer, rewrites the prompt, or writes text of its own around the answer.
         """
         user = [Message("user", "Hello")]
         prompt = self.render(user, answer=None)
@@ -116,8 +129,13 @@ class Chat:
         if lead.strip():
             self._mismatch(prompt, before, f"writes {lead!r} before the answer, which its generation prompt lacks")
             lead = ""
-        end_id, notes = self._end_of_turn(tail)
-        return Shape(lead=lead, tail=tail, end_id=end_id, notes=tuple(notes))
+        end = self._added.search(tail)
+        after = tail[: end.start()] if end else tail
+        if after.strip():
+            tail = tail[len(after) :]
+            self._mismatch(before + PROBE + tail, full, f"writes {after!r} after the answer, which no model is shown")
+        end_id, notes = self._end_of_turn(end.group() if end else None, tail)
+        return Shape(lead=lead, tail=tail, end_id=end_id, notes=notes)
 
     @property
     def end_id(self) -> int:
@@ -147,9 +165,7 @@ class Chat:
                 turns, tokenize=False, add_generation_prompt=answer is None, **self.settings.template_kwargs
             )
         except Exception as error:
-            # Templates raise jinja2 errors of many kinds, some through `raise_exception`; all are the template's word.
-            if type(error).__module__.partition(".")[0] not in ("jinja2", "transformers"):
-                raise
+            # A template is a program of its own: it can raise anything, by `raise_exception` or by a mistake in it.
             roles = [t["role"] for t in turns]
             raise ChatTemplateError(f"the chat template of {self.name} refuses the turns {roles}: {error}") from error
         return rendered
@@ -158,45 +174,61 @@ class Chat:
         """The conversation up to the assistant's turn; exactly one BOS where the model has one.
 
         Raises:
-            RowError: a message holds a special token, which would be read as markup.
-            ChatTemplateError: the template doubles the BOS.
+            RowError: a message holds a special token, which would be read as markup, or the template refuses the turns.
+            ChatTemplateError: the template doubles the BOS, or cannot be used at all.
         """
+        assert self.shape  # a template that fails for every row is reported as such, not row by row
         for message in messages:
             self._refuse_special_tokens(message.content)
-        text = self.render(messages, answer=None)
+        try:
+            text = self.render(messages, answer=None)
+        except ChatTemplateError as error:
+            raise RowError(str(error)) from error
         ids = self._encode(text)
-        return Prompt(text=text, ids=self._with_one_bos(ids))
+        return Prompt(text=text, ids=self._with_one_bos(text, ids))
 
     def opening(self, messages: Sequence[Message], reference: str, separator: str) -> Opening:
-        """Prompt + reference + separator, tokenized once and in context.
+        r"""Prompt + reference + separator, tokenized once and in context.
 
         White space at the ends of the reference is not taught: templates trim it, and a prefix that ends in a blank
         would be continued by a token the model never writes there. A token that spells the end of the reference and
-        the beginning of the separator (`.\\n\\n` in many vocabularies) belongs to the reference.
+        the beginning of the separator (`.\n\n` in many vocabularies) belongs to the reference.
 
         Raises:
             RowError: this example's text holds a special token or does not survive the tokenizer.
         """
         reference = reference.strip()
-        self._refuse_special_tokens(reference)
+        if not reference:
+            raise RowError("the reference is empty")
+        self._refuse_special_tokens(reference + separator)
         prompt = self.prompt(messages)
         lead = self.shape.lead
-        body = lead + reference + separator
-        ids, starts = self._continue(prompt, body)
+        ids, starts, spelled = self._continue(prompt, lead + reference + separator)
         reference_end = len(lead) + len(reference)
         cut = next((i for i, start in enumerate(starts) if start >= reference_end), len(ids))
         at = len(prompt.ids)
-        spans = (Span("prompt", 0, at), Span("reference", at, at + cut), Span("separator", at + cut, at + len(ids)))
-        texts = (prompt.text, self.spell(prompt.ids, ids[:cut]), self.spell([*prompt.ids, *ids[:cut]], ids[cut:]))
-        kept = [(s, t) for s, t in zip(spans, texts, strict=True) if s.stop > s.start]
+        taught = self.spell(prompt.ids, ids[:cut]) if cut < len(ids) else spelled
+        parts = [
+            (Span("prompt", 0, at), prompt.text),
+            (Span("reference", at, at + cut), taught),
+            (Span("separator", at + cut, at + len(ids)), spelled.removeprefix(taught)),
+        ]
+        kept = [(span, text) for span, text in parts if span.stop > span.start]
         return Opening(ids=(*prompt.ids, *ids), spans=tuple(s for s, _ in kept), texts=tuple(t for _, t in kept))
 
     def spell(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text of `ids` where they follow `before`."""
         if not ids:
             return ""
-        context = list(before[-CONTEXT_IDS:])
-        return self._decode([*context, *ids])[len(self._decode(context)) :]
+        if not before:
+            return self._decode(ids)
+        context, known = self._context
+        text = self._decode([*context, *ids])
+        if text.endswith(2 * LOST):
+            # Cut inside a character, a byte-fallback decoder gives up the whole characters before it as well.
+            shorter = (self._decode([*context, *ids[:-n]]) for n in range(1, min(4, len(ids))))
+            text = next((f"{t}{LOST}" for t in shorter if not t.endswith(LOST)), text)
+        return text.removeprefix(known)
 
     def check_rerendering(self, messages: Sequence[Message], answer: str) -> str | None:
         """Whether the template renders the finished conversation as prompt + answer + end-of-turn.
@@ -215,91 +247,103 @@ class Chat:
             return None
         if _squeezed(expected) == _squeezed(rendered):
             return (
-                f"the chat template of {self.name} changes white space in an answer; the ids that are trained on keep it.\n"
-                f"  trained on: {expected!r}\n  rendered:   {rendered!r}"
+                f"the chat template of {self.name} changes white space in an answer; the ids that are trained on keep "
+                f"it.\n  trained on: {expected!r}\n  rendered:   {rendered!r}"
             )
         return self._mismatch(expected, rendered, "rewrites the finished answer")
 
     def _mismatch(self, expected: str, rendered: str, what: str) -> str:
         message = (
             f"the chat template of {self.name} {what}.\n  expected: {expected!r}\n  rendered: {rendered!r}\n"
-            "Set chat.template_kwargs (for example {enable_thinking: false}) so that both agree, or chat.on_mismatch: warn "
-            "to train on the first form, which is what the model was shown."
+            "Set chat.template_kwargs (for example {enable_thinking: false}) so that both agree, or chat.on_mismatch: "
+            "warn to train on the first form, which is what the model was shown."
         )
         if self.settings.on_mismatch == "error":
             raise ChatTemplateError(message)
         return message
 
-    def _end_of_turn(self, tail: str) -> tuple[int, list[str]]:
-        found = self._special.search(tail) if self._special else None
-        if found and not tail[: found.start()].strip():
-            return int(self.tokenizer.convert_tokens_to_ids(found.group())), []
+    def _end_of_turn(self, written: str | None, tail: str) -> tuple[int, tuple[str, ...]]:
+        if written is not None:
+            return int(self.tokenizer.convert_tokens_to_ids(written)), ()
         eos = self.tokenizer.eos_token_id
         if eos is None:
             raise ChatTemplateError(
                 f"the chat template of {self.name} writes no end-of-turn token after an answer ({tail!r}) and the "
-                "tokenizer has no eos_token: the model could never learn to stop. Set eos_token in tokenizer_config.json."
+                "tokenizer has no eos_token: the model could never learn to stop. Set eos_token in "
+                "tokenizer_config.json."
             )
-        return int(eos), [f"the template writes no end-of-turn after an answer; {self.tokenizer.eos_token!r} is used"]
+        return int(eos), (f"the template writes no end-of-turn after an answer; {self.tokenizer.eos_token!r} is used",)
 
     @cached_property
-    def _special(self) -> re.Pattern[str] | None:
+    def _added(self) -> re.Pattern[str]:
+        """Every token that is read whole; some models' end-of-turn is not marked as special."""
+        added = map(str, self.tokenizer.added_tokens_decoder.values())
+        return _any_of({word for word in {*added, *self.tokenizer.all_special_tokens} if word.strip()})
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
         added = self.tokenizer.added_tokens_decoder.values()
-        words = {str(t) for t in added if t.special} | set(self.tokenizer.all_special_tokens)
-        return (
-            re.compile("|".join(map(re.escape, sorted(filter(None, words), key=len, reverse=True)))) if words else None
-        )
+        end = str(self.tokenizer.convert_ids_to_tokens(self.end_id))
+        return _any_of({str(t) for t in added if t.special} | {*self.tokenizer.all_special_tokens, end})
 
     def _refuse_special_tokens(self, text: str) -> None:
-        found = self._special.search(text) if self._special else None
+        found = self._special.search(text)
         if found:
             raise RowError(f"the text holds the special token {found.group()!r}, which the model would read as markup")
+        if not text.isascii() and SURROGATE.search(text):
+            raise RowError(f"the text holds half a character (a lone surrogate): {text!r}")
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
+    def _encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids, and for each the place in `text` where what it spells begins."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return found.input_ids, [start for start, _ in found.offset_mapping]
+
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def _with_one_bos(self, ids: Sequence[int]) -> tuple[int, ...]:
-        bos = self.tokenizer.bos_token_id
-        if bos is None or not self.adds_bos:
-            doubled = bos is not None and list(ids[:2]) == [bos, bos]
-        elif ids[:1] == [bos]:
-            doubled = list(ids[1:2]) == [bos]
-        else:
-            return (bos, *ids)
-        if doubled:
+    @cached_property
+    def _context(self) -> tuple[list[int], str]:
+        ids = self._encode(NEUTRAL)
+        return ids, self._decode(ids)
+
+    def _with_one_bos(self, text: str, ids: Sequence[int]) -> tuple[int, ...]:
+        bos, name = self.tokenizer.bos_token_id, self.tokenizer.bos_token
+        if bos is None:
+            return tuple(ids)
+        if re.match(rf"\s*(?:{re.escape(name)}\s*){{2}}", text):
             raise ChatTemplateError(
-                f"the chat template of {self.name} begins a conversation with two BOS tokens ({self.tokenizer.bos_token!r}). "
+                f"the chat template of {self.name} begins a conversation with two BOS tokens ({name!r}). "
                 "Remove one from its chat_template.jinja: models are trained with one."
             )
-        return tuple(ids)
+        return (bos, *ids) if self.adds_bos and bos not in ids else tuple(ids)
 
-    def _continue(self, prompt: Prompt, body: str) -> tuple[list[int], list[int]]:
-        """Ids of `body` after the prompt, and for each the place in `body` where its text starts."""
-        joint = self.tokenizer(prompt.text + body, add_special_tokens=False, return_offsets_mapping=True)
-        n_bos = len(prompt.ids) - len(self._encode(prompt.text))
-        n = len(prompt.ids) - n_bos
-        if tuple(joint.input_ids[:n]) == prompt.ids[n_bos:]:
-            ids = list(joint.input_ids[n:])
-            starts = [max(0, start - len(prompt.text)) for start, _ in joint.offset_mapping[n:]]
-        else:
-            # The last token of the prompt would merge with the answer's first letters. The prompt's ids are what
-            # the model will be given, so they stay, and the answer is tokenized by itself.
-            alone = self.tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)
-            ids, starts = list(alone.input_ids), [start for start, _ in alone.offset_mapping]
-        spelled = self.spell(prompt.ids, ids)
-        if spelled != body and len(spelled) == len(body) + 1 and spelled[1:] == body and ids and len(ids) > 1:
-            # SentencePiece writes a blank before a text that stands alone; as a token of its own it can be left out.
-            shorter = ids[1:]
-            if self.spell(prompt.ids, shorter) == body:
-                ids, starts, spelled = shorter, starts[1:], body
-        if _nfkc(spelled) != _nfkc(body):
-            raise RowError(f"the tokenizer does not give this text back: {body!r} became {spelled!r}")
-        return ids, starts
+    def _continue(self, prompt: Prompt, body: str) -> tuple[list[int], list[int], str]:
+        """Ids of `body` after the prompt, for each the place in `body` where its text starts, and what they spell."""
+        ids, starts = self._encode_with_starts(prompt.text + body)
+        added = int(len(prompt.ids) > 0 and prompt.ids[0] == self.tokenizer.bos_token_id and ids[:1] != [prompt.ids[0]])
+        n = len(prompt.ids) - added
+        spelled = ""
+        if tuple(ids[:n]) == prompt.ids[added:]:
+            ids, starts = ids[n:], [max(0, start - len(prompt.text)) for start in starts[n:]]
+            spelled = self.spell(prompt.ids, ids)
+            # Some tokenizers write a blank after a special token, others swallow white space there. That is how the
+            # model has always seen its answers, so it is kept.
+            if _nfkc(spelled).lstrip() == _nfkc(body).lstrip():
+                return ids, starts, spelled
+        # The last token of the prompt would merge with the answer's first letters. The prompt's ids are what the
+        # model will be given, so they stay, and the answer is tokenized after something it does not merge with.
+        for anchor in ANCHORS:
+            ids, starts = self._encode_with_starts(anchor + body)
+            n = next((i for i, start in enumerate(starts) if start >= len(anchor)), len(ids))
+            spelled = self.spell(prompt.ids, ids[n:])
+            if _nfkc(spelled) == _nfkc(body):
+                return ids[n:], [start - len(anchor) for start in starts[n:]], spelled
+        raise RowError(f"the tokenizer does not give this text back: {body!r} became {spelled!r}")
 
 
 def cover(spans: Iterable[Span], origin: Origin) -> Span | None:
@@ -322,13 +366,23 @@ def load_chat(
     shown = name or str(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # A broken tokenizer.json raises a bare Exception, a missing package an ImportError, and so on.
         first_line = str(error).strip().partition("\n")[0]
         raise ChatTemplateError(f"no tokenizer can be read from {shown}: {first_line}") from error
     stored = Path(folder) / "generation_config.json"
-    eos = json.loads(stored.read_text(encoding="utf-8")).get("eos_token_id") if stored.exists() else None
+    try:
+        eos = json.loads(stored.read_text(encoding="utf-8")).get("eos_token_id") if stored.exists() else None
+    except ValueError as error:
+        raise ChatTemplateError(f"{stored} is not JSON ({error}); it says where the model stops.") from error
     stop = frozenset([eos] if isinstance(eos, int) else eos or [])
     return Chat(tokenizer=tokenizer, settings=settings, name=shown, extra_stop_ids=stop)
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds any of the words, the longest first; without words it finds nothing."""
+    ordered = sorted(filter(None, words), key=lambda word: (-len(word), word))
+    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
 
 def _squeezed(text: str) -> str:

@@ -4,6 +4,7 @@ Plugins (`method`, `generate.backend`, `evaluate`, their `metrics`) are built he
 their keys are checked like all others. Order of precedence: command line, run file, default.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +23,19 @@ from radistill.run_file import Key, Problem, RunFile
 from radistill.settings import Settings
 from radistill.tasks.base import Task
 
-Plugins = tuple[tuple[Key, plugins.Kind, str], ...]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+METHOD, BACKEND, TASKS = "radis", "transformers", ("translation",)
+"""What is used where the run file names none."""
 
 
 class GenerateSettings(Settings):
     """Stage 1."""
 
-    backend: Backend = Field(default_factory=lambda: _plugin("backends", "transformers"))
+    backend: Backend = Field(default_factory=lambda: _plugin("backends", BACKEND))
     """What writes text: `transformers`, `echo`; also used to predict."""
     sampling: Sampling = Sampling()
     """How rationales are drawn. Its seed is the run's."""
-    ledger: str = "runs/ledger"
+    ledger: str = Field("runs/ledger", min_length=1)
     """Folder of all generations; may be shared by any number of runs."""
 
 
@@ -53,7 +56,7 @@ class TrainSettings(Settings):
     """Stage 3. Names are those of transformers' TrainingArguments where one exists."""
 
     weighting: Literal["tokens", "segments"] = "tokens"
-    """`tokens`: the weighted mean over all trained tokens (the paper); `segments`: each origin is averaged by itself."""
+    """`tokens`: the weighted mean over all trained tokens (the paper); `segments`: each origin averaged by itself."""
     labels: Literal["hard"] = "hard"
     """What a rationale token is compared with: the token itself."""
     learning_rate: float = Field(1e-4, gt=0)
@@ -110,15 +113,15 @@ class ReportSettings(Settings):
 class RunConfig(Settings):
     """One run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     """Name of the run in reports; by default that of the file. `base` is the untouched model's."""
-    model: str
+    model: str = Field(min_length=1)
     """Hub id or folder of an instruction-tuned model with a chat template."""
     revision: str | None = None
     """Commit, branch or tag on the hub."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models you would run a program from."""
-    output_dir: str
+    output_dir: str = Field(min_length=1)
     """The run folder; by default runs/<name>."""
     seed: int = Field(0, ge=0)
     """Every random draw of the run derives from it."""
@@ -126,13 +129,13 @@ class RunConfig(Settings):
     """What is learned, and what it is tested on."""
     chat: ChatSettings = ChatSettings()
     """How conversations are rendered."""
-    method: Method = Field(default_factory=lambda: _plugin("methods", "radis"))
+    method: Method = Field(default_factory=lambda: _plugin("methods", METHOD))
     """How it is learned: see `radistill list methods`."""
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
     """Stage 1."""
     train: TrainSettings = TrainSettings()
     """Stage 3."""
-    evaluate: tuple[Task, ...] = Field(default_factory=lambda: (_plugin("tasks", "translation"),))
+    evaluate: tuple[Task, ...] = Field(default_factory=lambda: tuple(_plugin("tasks", t) for t in TASKS), min_length=1)
     """Stage 4."""
     report: ReportSettings = ReportSettings()
     """Stage 5."""
@@ -145,7 +148,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: with every problem found, each with file, line and key.
     """
     file = run_file.read(path, overrides, shorthand=_expand)
-    file.raw.setdefault("name", path.stem if path.name != "config.yaml" else path.resolve().parent.name)
+    if "name" not in file.raw:
+        name = path.stem if path.name != "config.yaml" else path.resolve().parent.name
+        if not re.search(NAME, name):
+            file.problems.append(
+                Problem(("name",), f"is missing, and that of the file, {name!r}, is not of the form {NAME}")
+            )
+            name = "run"
+        file.raw["name"] = name
     file.raw.setdefault("output_dir", f"runs/{file.raw['name']}")
     return _build(file)
 
@@ -178,9 +188,7 @@ def _plain(value: Any) -> Any:
         fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
         if isinstance(value, Task):
             return {"task": plugins.name_of(value), **fields}
-        if type(value).__module__.startswith("radistill.") and not _is_plugin(value):
-            return fields
-        return {"name": plugins.name_of(value), **fields}
+        return {"name": plugins.name_of(value), **fields} if _is_plugin(value) else fields
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
@@ -197,25 +205,30 @@ def _plugin(kind: plugins.Kind, name: str) -> Any:
 
 
 def _expand(raw: dict[str, Any]) -> dict[str, Any]:
-    """Replace the short form of a plugin (`method: radis`) by the long one (`{name: radis}`)."""
+    """Replace the short form of a plugin (`method: radis`) by the long one (`{name: radis}`), and none by the default.
+
+    The defaults are put in before the command line's values, so that `generate.backend.batch_size=8` finds its place.
+    """
     raw = dict(raw)
-    raw["method"] = _named(raw.get("method", "radis"))
+    raw["method"] = _named(raw.get("method"), METHOD)
     generate = raw.get("generate")
-    if isinstance(generate, dict) and "backend" in generate:
-        raw["generate"] = {**generate, "backend": _named(generate["backend"])}
-    tasks = raw.get("evaluate", ["translation"])
-    if isinstance(tasks, list):
-        raw["evaluate"] = [_task(task) for task in tasks]
+    if generate is None or isinstance(generate, dict):
+        generate = generate or {}
+        raw["generate"] = {**generate, "backend": _named(generate.get("backend"), BACKEND)}
+    tasks = raw.get("evaluate")
+    if tasks is None or isinstance(tasks, list | tuple):
+        raw["evaluate"] = [_task(task) for task in (TASKS if tasks is None else tasks)]
     return raw
 
 
-def _named(value: Any) -> Any:
+def _named(value: Any, default: str | None = None) -> Any:
+    value = default if value is None else value
     return {"name": value} if isinstance(value, str) else value
 
 
 def _task(value: Any) -> Any:
     value = {"task": value} if isinstance(value, str) else value
-    if isinstance(value, dict) and isinstance(value.get("metrics"), list):
+    if isinstance(value, dict) and isinstance(value.get("metrics"), list | tuple):
         value = {**value, "metrics": [_named(metric) for metric in value["metrics"]]}
     return value
 
@@ -223,21 +236,36 @@ def _task(value: Any) -> Any:
 def _build(file: RunFile) -> RunConfig:
     problems = list(file.problems)
     raw = dict(file.raw)
-    built: dict[Key, Any] = {}
-    if isinstance(raw.get("method"), dict):
-        raw["method"] = _instance(("method",), "methods", "name", raw["method"], problems)
-    if isinstance(raw.get("generate"), dict) and isinstance(raw["generate"].get("backend"), dict):
+    raw["method"] = _instance(("method",), "methods", "name", raw["method"], problems)
+    if isinstance(raw.get("generate"), dict):
         backend = _instance(("generate", "backend"), "backends", "name", raw["generate"]["backend"], problems)
         raw["generate"] = {**raw["generate"], "backend": backend}
-    if isinstance(raw.get("evaluate"), list):
+    if isinstance(raw["evaluate"], list):
         raw["evaluate"] = [_task_instance(("evaluate", i), t, problems) for i, t in enumerate(raw["evaluate"])]
-    config = _validated(RunConfig, raw, (), problems, skip=_failed)
-    if config is not None and config.name == "base":
-        problems.append(Problem(("name",), "`base` is the name of the untouched model; choose another"))
+    else:
+        problems.append(
+            Problem(("evaluate",), "must be a list of tasks: write [translation], or `- task: translation`")
+        )
+        raw["evaluate"] = [_failed]
+    config = _validated(RunConfig, raw, (), problems)
+    if config is not None:
+        problems += _disagreements(config)
     if problems or config is None:
         raise ConfigError(file.describe(problems))
-    del built
-    return config
+    checked: RunConfig = config
+    return checked
+
+
+def _disagreements(config: RunConfig) -> list[Problem]:
+    """What no field can know by itself."""
+    problems = []
+    if config.name == "base":
+        problems.append(Problem(("name",), "`base` is the name of the untouched model; choose another"))
+    names = [plugins.name_of(task) for task in config.evaluate]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            problems.append(Problem(("evaluate", i), f"is the task {name} once more; each has one file of predictions"))
+    return problems
 
 
 class _Failed:
@@ -248,26 +276,25 @@ _failed = _Failed()
 
 
 def _task_instance(key: Key, raw: Any, problems: list[Problem]) -> Any:
-    if not isinstance(raw, dict):
-        return raw
-    raw = dict(raw)
-    if isinstance(raw.get("metrics"), list):
+    if isinstance(raw, dict) and isinstance(raw.get("metrics"), list):
         built = [
-            _instance((*key, "metrics", i), "metrics", "name", m, problems) if isinstance(m, dict) else m
-            for i, m in enumerate(raw["metrics"])
+            _instance((*key, "metrics", i), "metrics", "name", metric, problems)
+            for i, metric in enumerate(raw["metrics"])
         ]
-        if any(m is _failed for m in built):
-            raw.pop("metrics")
-        else:
-            raw["metrics"] = built
+        raw = {**raw, "metrics": built}
+        if any(metric is _failed for metric in built):
+            del raw["metrics"]
     return _instance(key, "tasks", "task", raw, problems)
 
 
-def _instance(key: Key, kind: plugins.Kind, name_key: str, raw: dict[str, Any], problems: list[Problem]) -> Any:
-    name = raw.get(name_key)
+def _instance(key: Key, kind: plugins.Kind, name_key: str, raw: Any, problems: list[Problem]) -> Any:
+    if isinstance(raw, Settings):
+        return raw
+    name = raw.get(name_key) if isinstance(raw, dict) else None
     if not isinstance(name, str):
         known = ", ".join(plugins.available(kind))
-        problems.append(Problem(key, f"needs `{name_key}:`, one of {known}"))
+        found = "" if isinstance(raw, dict) else f", not {run_file.shown(raw)}"
+        problems.append(Problem(key, f"needs a name, or `{name_key}:` with settings{found}; known: {known}"))
         return _failed
     try:
         cls = plugins.load(kind, name)
@@ -278,10 +305,15 @@ def _instance(key: Key, kind: plugins.Kind, name_key: str, raw: dict[str, Any], 
     return _validated(cls, settings, key, problems) or _failed
 
 
-def _validated(cls: type[Any], raw: Any, key: Key, problems: list[Problem], *, skip: object = None) -> Any:
+def _validated(cls: type[Any], raw: Any, key: Key, problems: list[Problem]) -> Any:
+    raw = run_file.tidied(raw, cls, key, problems)
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        found = run_file.problems_of(error, cls, key)
-        problems += [p for p in found if skip is None or p.value is not skip]
+        problems += [p for p in run_file.problems_of(error, cls, key) if not _is_told(p.value)]
         return None
+
+
+def _is_told(value: object) -> bool:
+    """Whether pydantic stumbled over what stands for a plugin that could not be built."""
+    return value is _failed or (isinstance(value, list) and _failed in value)

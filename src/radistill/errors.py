@@ -53,15 +53,39 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+
 @contextmanager
 def disk_full_is_a_message(where: Path) -> Iterator[None]:
     """Turn the operating system's "no space left" into a message that names the folder."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, RadistillError):
+        if error.errno not in FULL or isinstance(error, RadistillError):
             raise
         raise DiskFullError(
             f"no space left on the disk that holds {where}. What was finished is kept: make room there, "
             "or name another place with output_dir=DIR, and run the same command again."
+        ) from error
+
+
+@contextmanager
+def writing_into(where: Path) -> Iterator[None]:
+    """Turn it into a message that nothing more can be written into a folder, or nothing at all.
+
+    Raises:
+        DiskFullError: there is no space left.
+        RunFolderError: the folder, or what stands in its place, may not be written to.
+    """
+    try:
+        with disk_full_is_a_message(where):
+            yield
+    except OSError as error:
+        if error.errno not in REFUSED or isinstance(error, RadistillError):
+            raise
+        raise RunFolderError(
+            f"nothing can be written into {where}: {error.strerror} ({error.filename or where}). Name another place "
+            "(output_dir=DIR, generate.ledger=DIR), or change whose it is."
         ) from error

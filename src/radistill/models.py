@@ -95,6 +95,8 @@ def load(
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     options = {"attn_implementation": attention} if attention else {}
+    model: Any
+    found: Any
     try:
         with without_bars():
             model, found = AutoModelForCausalLM.from_pretrained(

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from radistill.errors import ConfigError, did_you_mean
 from radistill.settings import Settings
@@ -41,22 +41,39 @@ def load(kind: Kind, name: str) -> type[Settings]:
     module_name = f"radistill.{kind}.{name}"
     if importlib.util.find_spec(module_name) is None:
         loaded = outside[name].load()
-        return loaded if inspect.isclass(loaded) else _leaf(kind, loaded)
+        return _checked(kind, loaded) if inspect.isclass(loaded) else _leaf(kind, loaded)
     return _leaf(kind, importlib.import_module(module_name))
 
 
 def name_of(plugin: object) -> str:
-    """The name under which a plugin instance or class is found: the name of its file."""
+    """The name under which a plugin instance or class is found: that of its file, or of its entry point."""
     cls = plugin if inspect.isclass(plugin) else type(plugin)
-    return cls.__module__.rpartition(".")[2]
+    module = cls.__module__
+    if not module.startswith("radistill."):
+        for point in (point for kind in KINDS for point in _outside(kind).values()):
+            if point.module == module and point.attr in ("", cls.__qualname__):
+                return point.name
+    return module.rpartition(".")[2]
 
 
 def _outside(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"radistill.{kind}")}
 
 
+def _checked(kind: Kind, cls: type[Any]) -> type[Settings]:
+    base = _base(kind)
+    if not issubclass(cls, base):
+        raise TypeError(f"{cls.__module__}.{cls.__qualname__} is offered to radistill.{kind} but is no {base.__name__}")
+    return cls
+
+
+def _base(kind: Kind) -> type[Settings]:
+    base: type[Settings] = importlib.import_module(f"radistill.{kind}.base").PLUGIN
+    return base
+
+
 def _leaf(kind: Kind, module: ModuleType) -> type[Settings]:
-    base = importlib.import_module(f"radistill.{kind}.base").PLUGIN
+    base = _base(kind)
     found = [
         c
         for _, c in inspect.getmembers(module, inspect.isclass)

@@ -27,6 +27,14 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def json_line(row: Mapping[str, Any], *, separators: tuple[str, str] = (", ", ": ")) -> bytes:
+    """The row as one line of JSON Lines; valid UTF-8 that gives back the same strings, half surrogate pairs too."""
+    try:
+        return json.dumps(row, ensure_ascii=False, separators=separators).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row, separators=separators).encode() + b"\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""

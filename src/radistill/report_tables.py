@@ -224,7 +224,7 @@ def costs(runs: Sequence[Run]) -> Table:
         for name, stage in run.stages.items():
             tokens = run.fact(name, "tokens_processed" if name == "train" else "tokens")
             # After a restart the ledger has a part of the tokens, while the time is all of it.
-            is_speed = tokens is not None and stage.seconds > 0 and not run.fact(name, "from_ledger")
+            is_speed = bool(tokens) and stage.seconds > 0 and not run.fact(name, "from_ledger")
             speed = count(tokens / stage.seconds) if is_speed and tokens is not None else NOTHING
             learned = count(run.fact(name, "tokens_trained")) if name == "train" else NOTHING
             spent = NOTHING if tokens is None and name not in ("generate", "train", "evaluate") else count(tokens)
@@ -296,6 +296,8 @@ def _plain(value: object) -> str:
         return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items() if v is not None) or NOTHING
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_plain, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return ABSENT if value is None else repr(value) if isinstance(value, str) and value.strip() != value else str(value)
 
 

@@ -157,7 +157,7 @@ def pieces(prediction: Prediction, language: str) -> tuple[Piece, ...]:
     if prediction.finish_reason == "error":
         return (Piece(look="off", label="could not be had", text=""),)
     if not raw.strip():
-        return (Piece(look="off", label="nothing was written", text=""),)
+        return (Piece(look="off", label="only white space was written" if raw else "nothing was written", text=""),)
     at = raw.find(answer) if answer else -1
     if at < 0:
         # An answer that a task has rewritten stands for itself.

@@ -60,7 +60,8 @@ def _skill(run: Run, result: Result) -> str:
     name, task = metric_name(score.metric), result.evaluation.name
     where = f"the mean of {len(result.groups)} {_groups(result)}" if len(result.groups) > 1 else result.groups[0]
     value = f"{number(score.value)} {name} {interval(score.low, score.high)}"
-    has = f"{run.name} ({run.method}) has {value} on {task}, {where}"
+    who = run.name if run.name == run.method else f"{run.name} ({run.method})"
+    has = f"{who} has {value} on {task}, {where}"
     c = result.comparison(system=run.name, metric=score.metric)
     if c is None:
         return f"{has}; there is no untouched model to compare with."

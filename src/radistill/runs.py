@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from radistill.errors import RunFolderError, disk_full_is_a_message
+from radistill.errors import RunFolderError, writing_into
 from radistill.records import StageRecord
 
 STAGES = ("generate", "assemble", "train", "evaluate", "report")
@@ -31,7 +31,7 @@ RECORDED_VERSIONS = ("radistill", "torch", "transformers", "peft", "accelerate",
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open `path` for writing so that it appears whole or not at all, and survives a power cut once it appears."""
-    with disk_full_is_a_message(path.parent):
+    with writing_into(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         part = Path(name)
@@ -42,8 +42,19 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
             part.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
             part.replace(path)
+            sync_folder(path.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,7 +73,8 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_dir():
         for child in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{child.relative_to(path).as_posix()}\0{sha256(child)}\n".encode())
+            name = os.fsencode(child.relative_to(path).as_posix())
+            digest.update(name + f"\0{sha256(child)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -152,9 +164,10 @@ class RunFolder:
         try:
             stored = json.loads(self.manifest.read_text(encoding="utf-8"))["stages"]
             return {name: StageRecord(**record) for name, record in stored.items()}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunFolderError(
-                f"{self.manifest} is not a manifest of this version ({error}). Move the folder away, or choose another output_dir."
+                f"{self.manifest} is not a manifest of this version ({error}). Move the folder away, or choose another "
+                "output_dir."
             ) from error
 
     def put_stage(self, record: StageRecord | None, *, forget: Iterable[str] = ()) -> None:
@@ -172,14 +185,15 @@ class RunFolder:
         Raises:
             RunFolderError: another process works in it.
         """
-        with disk_full_is_a_message(self.path):
+        with writing_into(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout as error:
                 raise RunFolderError(
-                    f"{self.path} is in use by another radistill process. Wait for it, stop it, or choose another output_dir."
+                    f"{self.path} is in use by another radistill process. Wait for it, stop it, or choose another "
+                    "output_dir."
                 ) from error
         try:
             yield
@@ -226,7 +240,7 @@ def begin(
     Raises:
         RunFolderError: the stage was run here with other settings or inputs and `redo` is not set.
     """
-    now = {str(path): sha256(path) for path in inputs}
+    now = {_named(path, run): _input_sha256(path, run) for path in inputs}
     wanted = json.loads(json.dumps(settings, default=str))
     before = run.stages().get(name)
     if before is not None and not redo:
@@ -306,10 +320,13 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     lines = []
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            old, new = ({str(i): value for i, value in enumerate(values)} for values in (old, new))
         if isinstance(old, dict) and isinstance(new, dict):
             lines += _differing(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {json.dumps(old)} there, {json.dumps(new)} now")
+            there, here = (json.dumps(value, ensure_ascii=False) for value in (old, new))
+            lines.append(f"{prefix}{key}: {there} there, {here} now")
     return lines
 
 
@@ -325,6 +342,20 @@ def _outputs_stand(record: StageRecord, run: RunFolder) -> bool:
 
 def _shown(path: Path, run: RunFolder) -> str:
     return path.resolve().relative_to(run.path.resolve()).as_posix()
+
+
+def _named(path: Path, run: RunFolder) -> str:
+    """Files of the run by their place in it, so that its folder can be moved; others as the config names them."""
+    return _shown(path, run) if path.resolve().is_relative_to(run.path.resolve()) else str(path)
+
+
+def _input_sha256(path: Path, run: RunFolder) -> str:
+    try:
+        return sha256(path)
+    except FileNotFoundError as error:
+        stages = [name for name, record in run.stages().items() if _named(path, run) in record.outputs]
+        hint = f" It is made by the stage `{stages[0]}`: do it again with --redo {stages[0]}." if stages else ""
+        raise RunFolderError(f"{path} is needed here and is not there.{hint}") from error
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 def number(seed: int, *purpose: object) -> int:
     """A 64-bit number that depends on the run seed and on the words of the purpose, and on nothing else."""
     words = "\x1f".join([str(seed), *map(str, purpose)])
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def generator(seed: int, *purpose: object) -> np.random.Generator:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from radistill.records import Prediction, Segment, TrainingRecord
+from radistill.records import Prediction, Segment, TrainingRecord, json_line
 from radistill.runs import atomic
 
 SEGMENT = pa.struct(
@@ -85,7 +85,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with atomic(path) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007 - the count outlives the loop
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            file.write(json_line(row))
     return count
 
 

@@ -18,8 +18,9 @@ from radistill.speaker import Speaker
 class Generator(Protocol):
     """A model that is loaded and ready."""
 
-    identity: str
-    """All that can change an answer but the request: weights, engine, precision."""
+    @property
+    def identity(self) -> str:
+        """All that can change an answer but the request: weights, engine, precision, stop ids."""
 
     def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """Cut a plan into units of work. The cut depends on the plan alone, never on what is already answered."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from pydantic import Field
 
@@ -41,6 +42,11 @@ class EchoGenerator:
     settings: Echo
     chat: Chat
 
+    @cached_property
+    def markup(self) -> frozenset[int]:
+        """Ids that are no text."""
+        return frozenset({*self.chat.tokenizer.all_special_ids, *self.chat.stop_ids})
+
     @property
     def identity(self) -> str:
         """Settings that can change an answer."""
@@ -59,7 +65,7 @@ class EchoGenerator:
 
     def _one(self, request: Request, index: int) -> Generation:
         draw = seeds.number(index, request.key)
-        plain = [i for i in request.prompt_ids if i not in self.chat.tokenizer.all_special_ids]
+        plain = [i for i in request.prompt_ids if i not in self.markup]
         length = min(request.sampling.max_new_tokens, 1 + draw % 24)
         empty = seeds.uniform(request.key, index) < self.settings.empty_share or not plain
         ids = () if empty else tuple(plain[(draw >> 8) * (i + 1) % len(plain)] for i in range(length))

@@ -62,9 +62,9 @@ class TransformersGenerator:
 
     @property
     def identity(self) -> str:
-        """Weights, engine, precision."""
+        """Weights, engine, precision, and where an answer ends."""
         precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        return f"{self.weights.identity}|transformers|{precision}"
+        return f"{self.weights.identity}|transformers|{precision}|stops {list(self.chat.stop_ids)}"
 
     @property
     def context(self) -> int:
@@ -179,7 +179,8 @@ class _Drawn:
         import torch
 
         position = input_ids.shape[1] - self.prompt_length
-        probs_BV = torch.softmax(scores.float() / self.sampling.temperature, dim=-1)
+        logits_BV = scores.float() - scores.float().amax(dim=-1, keepdim=True)  # else a low temperature overflows
+        probs_BV = torch.softmax(logits_BV / self.sampling.temperature, dim=-1)
         if self.sampling.top_p < 1:
             probs_BV = _nucleus(probs_BV, self.sampling.top_p)
         # Not every device has float64, and its sum over a large vocabulary must not lose the tail.

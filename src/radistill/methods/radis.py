@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from radistill.chat import Chat
+from radistill.errors import ConfigError
 from radistill.methods.base import Method, record
-from radistill.records import Example, Generation, Request, Sampling, TrainingRecord, only
+from radistill.records import Example, Generation, Origin, Request, Sampling, TrainingRecord, only
 
 
 class RaDis(Method):
@@ -38,11 +39,19 @@ class RaDis(Method):
     def _no_blank_at_the_end(cls, value: str) -> str:
         # A blank belongs to the next word in nearly every vocabulary: after it the model is off its distribution.
         if value[-1:] in (" ", "\t", "\u00a0"):
-            raise ValueError("may not end in a blank, because tokenizers join a blank to the word after it; use '\\n\\n'")
+            raise ValueError("may not end in a blank, because tokenizers join it to the word after it; use '\\n\\n'")
         return value
 
     def plan(self, example: Example, chat: Chat, sampling: Sampling) -> Sequence[Request]:
-        """One continuation of the reference."""
+        """One continuation of the reference.
+
+        Raises:
+            ConfigError: more than one is asked for.
+        """
+        if sampling.n != 1:
+            raise ConfigError(
+                f"generate.sampling.n is {sampling.n}, but radis learns one rationale a reference: set it to 1."
+            )
         opening = chat.opening(example.messages, example.reference, self.separator)
         return [
             Request(
@@ -58,6 +67,8 @@ class RaDis(Method):
         """One's own, or that of the next example on one random ring, so that nobody keeps its own."""
         if self.pairing == "own":
             return super().donors(example_ids, rng)
+        if len(example_ids) == 1:
+            raise ConfigError("method.pairing: shuffled needs at least two examples to exchange rationales between.")
         ring = [example_ids[i] for i in rng.permutation(len(example_ids))]
         return dict(zip(ring, ring[1:] + ring[:1], strict=True))
 
@@ -72,5 +83,5 @@ class RaDis(Method):
         opening = chat.opening(example.messages, example.reference, self.separator)
         w = self.rationale_weight
         end_weight = (w if self.train_end else 0.0) if rationale.finish_reason == "stop" else None
-        weights = {"reference": 1.0, "separator": w, "rationale": w}
+        weights: dict[Origin, float] = {"reference": 1.0, "separator": w, "rationale": w}
         return [record(example, chat, opening, weights=weights, written=rationale, end_weight=end_weight)]
