@@ -310,7 +310,7 @@ def test_a_lock_that_comes_after_the_rows_were_written_loses_none_of_them(
 
 
 def test_a_full_shard_is_followed_by_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_BYTES", 300)
+    monkeypatch.setattr(module, "SHARD_BYTES", 200)
     with open_ledger(tmp_path) as ledger:
         for key in "abcdef":
             ledger.append([row(key)])

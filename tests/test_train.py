@@ -93,7 +93,7 @@ def weights_after(
 def test_a_batch_of_four_equals_four_accumulated_batches_of_one(
     tiny_model: Path, tmp_path: Path, weighting: str, optim: str, double: bool, tolerance: float
 ) -> None:
-    run = {"optim": optim, "double": double, "weighting": weighting}
+    run: dict[str, Any] = {"optim": optim, "double": double, "weighting": weighting}
     whole = weights_after(tiny_model, tmp_path, batch=4, accumulation=1, **run)
     parts = weights_after(tiny_model, tmp_path, batch=1, accumulation=4, **run)
     start = weights_after(tiny_model, tmp_path, batch=4, accumulation=1, **{**run, "optim": "sgd"}, rows=some_rows(4))
@@ -110,7 +110,7 @@ def test_a_packed_training_equals_a_padded_one(tiny_model: Path, tmp_path: Path)
 
 def test_the_loss_with_all_weights_one_is_that_of_a_plain_causal_lm(tiny_model: Path, tmp_path: Path) -> None:
     """The same number as transformers' own Trainer on input_ids and labels."""
-    rows = [r for r in some_rows(8)]
+    rows = some_rows(8)
     for row in rows:
         row.weights_T[3:] = 1.0
     model = models.load(models.resolve(str(tiny_model)), dtype="float32", attention="sdpa")
@@ -301,11 +301,13 @@ def test_a_loss_that_is_no_number_stops_with_a_message(raw_config: dict[str, Any
 
 
 def test_unknown_names_for_transformers_are_one_message(raw_config: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="train: .*cosin"):
-        pipeline.run(prepared(raw_config, lr_scheduler_type="cosin"), stages=("train",))
+    schedule = prepared(raw_config, lr_scheduler_type="cosin")
+    with pytest.raises(ConfigError, match=r"train: .*cosin"):
+        pipeline.run(schedule, stages=("train",))
+    raw = {**raw_config, "output_dir": raw_config["output_dir"] + "2"}
+    modules = prepared(raw, lora={"target_modules": "q_prj"})
     with pytest.raises(ModelError, match=r"target_modules: 'q_prj' is not in this model.*Did you mean 'q_proj'"):
-        raw = {**raw_config, "output_dir": raw_config["output_dir"] + "2"}
-        pipeline.run(prepared(raw, lora={"target_modules": "q_prj"}), stages=("train",))
+        pipeline.run(modules, stages=("train",))
 
 
 def test_the_same_config_trains_the_same_weights_and_another_seed_others(

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
     sample = [train.examples[i] for i in sorted(draw)]
     requests, refused = plan(config, speaker.chat, sample)
     if refused:
-        found.notes.append(f"{len(refused)} of {len(sample)} sampled rows cannot be put into ids: {refused[0]['reason']}")
+        reason = refused[0]["reason"]
+        found.notes.append(f"{len(refused)} of {len(sample)} sampled rows cannot be put into ids: {reason}")
     lengths = [len(r.prompt_ids) for r in requests]
     if not lengths:  # the method lets the model write nothing
         lengths = [len(speaker.chat.opening(e.messages, e.reference, "").ids) for e in sample[:200]]
@@ -128,8 +130,8 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
     over = sum(length + new > context for length in lengths) if context else 0
     if over:
         found.notes.append(
-            f"{over} of {len(lengths)} sampled rows leave less than {new} tokens (generate.sampling.max_new_tokens) of the "
-            f"{context} that fit; those are cut there, and what is longer is dropped and counted"
+            f"{over} of {len(lengths)} sampled rows leave less than {new} tokens (generate.sampling.max_new_tokens) of "
+            f"the {context} that fit; those are cut there, and what is longer is dropped and counted"
         )
     _cost(config, requests, sample_size=len(sample), total=len(train.examples), lengths=lengths, found=found)
 
@@ -137,7 +139,7 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
 def _histogram(lengths: list[int]) -> dict[str, int]:
     edges = [0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 1 << 31]
     counts, _ = np.histogram(lengths, bins=edges)
-    names = [f"{low}-{high - 1}" if high < 1 << 31 else f"{low}+" for low, high in zip(edges, edges[1:], strict=False)]
+    names = [f"{low}-{high - 1}" if high < 1 << 31 else f"{low}+" for low, high in pairwise(edges)]
     return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
 
 

@@ -14,7 +14,6 @@ import typer
 from radistill import __version__
 
 if TYPE_CHECKING:
-
     from radistill.config import RunConfig
     from radistill.pipeline import StageOutcome
 
@@ -28,7 +27,7 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Argument(help="Run file (YAML); `radistill init` writes one.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that replace those of the run file.", show_default=False),
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that win over the run file's.", show_default=False),
 ]
 Redo = Annotated[str | None, typer.Option(help="Do this stage and all after it again.", metavar="STAGE")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -214,7 +213,9 @@ def chat(
 
 
 @app.command("list")
-def list_plugins(kind: Annotated[str | None, typer.Argument(help="methods, backends, metrics or tasks")] = None) -> None:
+def list_plugins(
+    kind: Annotated[str | None, typer.Argument(help="methods, backends, metrics or tasks")] = None,
+) -> None:
     """List what can be named in a run file, with its settings."""
     from radistill.terminal import show_plugins
 
@@ -254,8 +255,8 @@ def demo(
     run_demo(output_dir, quick=quick, say=say, done=_say_outcome)
     _show_report(output_dir, as_json=False)
     typer.echo(
-        "The model was random: what it writes is noise, and no ability could be kept or lost. The demo shows that every "
-        "stage works here, and what a report looks like."
+        "The model was random: what it writes is noise, and no ability could be kept or lost. The demo shows that "
+        "every stage works here, and what a report looks like."
     )
 
 

@@ -52,7 +52,8 @@ def demo(
         say(f"{method}: generate, assemble, train, evaluate, report")
         pipeline.run(config, done=done)
         runs.append(RunFolder(Path(config.output_dir)))
-    return write_report(runs, output_dir, margin=0.02, seed=0, title="radistill demo: a random model, so its text is noise")
+    title = "radistill demo: a random model, so its text is noise"
+    return write_report(runs, output_dir, margin=0.02, seed=0, title=title)
 
 
 def sentences(count: int, purpose: str) -> list[tuple[str, str]]:
@@ -63,12 +64,9 @@ def sentences(count: int, purpose: str) -> list[tuple[str, str]]:
         subject, thing = (str(w) for w in rng.choice(list(NOUNS), 2, replace=False))
         adjective, verb = str(rng.choice(list(ADJECTIVES))), str(rng.choice(list(VERBS)))
         (article, noun), (of_thing, german_thing) = NOUNS[subject], NOUNS[thing]
-        pairs.append(
-            (
-                f"The {adjective} {subject} {verb} the {thing}.",
-                f"{article.capitalize()} {ADJECTIVES[adjective]}e {noun} {VERBS[verb]} {ACCUSATIVE[of_thing]} {german_thing}.",
-            )
-        )
+        subject_german = f"{article.capitalize()} {ADJECTIVES[adjective]}e {noun}"
+        german = f"{subject_german} {VERBS[verb]} {ACCUSATIVE[of_thing]} {german_thing}."
+        pairs.append((f"The {adjective} {subject} {verb} the {thing}.", german))
     return pairs
 
 

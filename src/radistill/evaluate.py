@@ -56,8 +56,8 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         with open_ledger(Path(config.generate.ledger)) as ledger:
             for system, speaker in speakers.items():
                 answered = _predict(config, ledger, speaker, system, prompts)
-                for task, found in answered.items():
-                    predictions[task] += found
+                for name, found in answered.items():
+                    predictions[name] += found
         outputs = [run.scores]
         scores: list[dict[str, Any]] = []
         for task in config.evaluate:
@@ -75,7 +75,8 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
 def _prompts(
     chat: Chat, examples: Sequence[Example]
 ) -> tuple[list[tuple[Example, tuple[int, ...]]], list[dict[str, object]]]:
-    prompts, refused = [], []
+    prompts: list[tuple[Example, tuple[int, ...]]] = []
+    refused: list[dict[str, object]] = []
     for example in examples:
         try:
             prompts.append((example, chat.prompt(example.messages).ids))
@@ -95,9 +96,9 @@ def _predict(
     found: dict[str, list[Prediction]] = {}
     with config.generate.backend.open(speaker) as generator:
         for task in config.evaluate:
-            sampling = task.sampling()
+            sampling, model = task.sampling(), generator.identity
             requests = [
-                Request(purpose="prediction", prompt_ids=ids, sampling=sampling, example_id=e.id, model=generator.identity)
+                Request(purpose="prediction", prompt_ids=ids, sampling=sampling, example_id=e.id, model=model)
                 for e, ids in prompts
             ]
             ask(requests, generator, ledger, title=f"evaluate {system}")

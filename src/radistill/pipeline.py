@@ -75,7 +75,8 @@ def run(
         Interrupted: Ctrl-C.
     """
     if redo is not None and redo not in STAGES:
-        raise ConfigError(f"--redo {redo}: there is no such stage; known: {', '.join(STAGES)}.{did_you_mean(redo, STAGES)}")
+        known = ", ".join(STAGES)
+        raise ConfigError(f"--redo {redo}: there is no such stage; known: {known}.{did_you_mean(redo, STAGES)}")
     folder = RunFolder(Path(config.output_dir))
     outcomes = []
     with folder.lock():
@@ -85,7 +86,8 @@ def run(
                 record = FUNCTIONS[name](config, folder, redo=again)
             except KeyboardInterrupt as error:
                 raise Interrupted(
-                    f"interrupted in the stage `{name}`. What was done is kept in {folder.path}; the same command goes on from there."
+                    f"interrupted in the stage `{name}`. What was done is kept in {folder.path}; the same command goes "
+                    "on from there."
                 ) from error
             outcome = StageOutcome(name, record or folder.stages()[name], reused=record is None)
             # Only after a stage has accepted the config, so that a refused one leaves the folder's own as it is.

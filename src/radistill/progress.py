@@ -84,7 +84,8 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Progress]:
                 nonlocal done
                 done += tokens
                 spent = time.monotonic() - started
-                bars.update(task, advance=rows, tokens=rate(done, spent), **({"note": note} if note else {}))
+                fields = {"tokens": rate(done, spent)} | ({"note": note} if note else {})
+                bars.update(task, advance=rows, **fields)  # type: ignore[arg-type] # rich takes any fields
 
         yield Bar()
 

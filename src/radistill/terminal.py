@@ -1,6 +1,5 @@
 """What the commands print."""
 
-import typing
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -68,15 +67,15 @@ def show_findings(found: "Findings") -> None:
     if "template" in facts:
         template = facts["template"]
         console.print(
-            f"template: {template['bos']} BOS, a turn ends with {escape(repr(template['end_of_turn']))}, generation stops "
-            f"at {escape(str(template['stops_at']))}"
+            f"template: {template['bos']} BOS, a turn ends with {escape(repr(template['end_of_turn']))}, generation "
+            f"stops at {escape(str(template['stops_at']))}"
         )
         console.print(Text("  first prompt: ").append(repr(template["prompt"]), style="dim"))
     if "lengths" in facts:
         lengths = facts["lengths"]
         console.print(
-            f"lengths in tokens ({lengths['sampled']:,} sampled): median {lengths['median']:.0f}, 95 % {lengths['p95']:.0f}, "
-            f"longest {lengths['max']:.0f}; context {lengths['context']}"
+            f"lengths in tokens ({lengths['sampled']:,} sampled): median {lengths['median']:.0f}, "
+            f"95 % {lengths['p95']:.0f}, longest {lengths['max']:.0f}; context {lengths['context']}"
         )
         widest = max(lengths["histogram"].values())
         for name, count in lengths["histogram"].items():
@@ -122,11 +121,12 @@ def show_plugins(kind: str | None) -> None:
         known = ", ".join(plugins.KINDS)
         raise ConfigError(f"no such kind {kind!r}; known: {known}.{did_you_mean(kind, plugins.KINDS)}")
     console = Console(highlight=False, soft_wrap=True)
-    for one in plugins.KINDS if kind is None else (typing.cast("plugins.Kind", kind),):
+    for one in plugins.KINDS if kind is None else (kind,):
         console.print(f"[bold]{one}[/bold]")
         for name in plugins.available(one):
             cls = plugins.load(one, name)
-            console.print(f"  [bold blue]{name}[/bold blue]  {escape((cls.__doc__ or '').strip().partition(chr(10))[0])}")
+            first_line = escape((cls.__doc__ or "").strip().partition("\n")[0])
+            console.print(f"  [bold blue]{name}[/bold blue]  {first_line}")
             for field, info in cls.model_fields.items():
                 default = "required" if info.is_required() else f"= {info.get_default(call_default_factory=True)!r}"
                 console.print(Text(f"      {field} {default}  ").append(_squeezed(info.description), style="dim"))

@@ -18,6 +18,23 @@ from radistill.tables import read_jsonl, read_records, write_jsonl
 if TYPE_CHECKING:
     from radistill.trainer import Recorder, SegmentTrainer
 
+PASSED_ON = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "bf16",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+)
+"""Settings that are transformers' own, under their own names."""
+
 
 def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
     """Fine-tune and save; continues from the last checkpoint. None if it was done before and nothing has changed.
@@ -113,12 +130,7 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
     from transformers import TrainingArguments
 
     settings = config.train
-    passed = settings.model_dump(
-        include={
-            "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type",
-            "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "logging_steps", "save_steps", "save_total_limit", "num_train_epochs",
-        }
-    )  # fmt: skip
+    passed = settings.model_dump(include=set(PASSED_ON))
     on_cpu = models.device() == "cpu"
     try:
         return TrainingArguments(
@@ -142,7 +154,7 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
         raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
 
 
-def _checkpointing(settings: TrainSettings) -> dict[str, object]:
+def _checkpointing(settings: TrainSettings) -> dict[str, Any]:
     from transformers import TrainingArguments
 
     if not settings.gradient_checkpointing:

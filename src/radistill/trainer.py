@@ -108,9 +108,10 @@ def logits_at(
     The output head sees only the hidden states that predict something, which are a part of all; the hook works for
     every architecture and through every wrapper. No mask and no cache: see `packing.py`.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     if head is None:
-        head = model.module.get_output_embeddings()  # type: ignore[union-attr, operator]
+        wrapped: Any = model.module  # a data-parallel wrapper
+        head = wrapped.get_output_embeddings()
 
     def only_these(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden_RLH = args[0]
@@ -136,7 +137,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self.clock = time.monotonic()
         self.tokens: float = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock after all loading is done."""
         self.clock = time.monotonic()
 
@@ -149,10 +150,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if control.should_save or state.global_step == args.max_steps:
             control.should_log = True
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
+    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: Any, **given: Any) -> None:
         """Append one line."""
+        logs: dict[str, Any] = given["logs"]
         if "loss" not in logs or not state.is_world_process_zero:
             return
         now = time.monotonic()
@@ -162,7 +162,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if not all(math.isfinite(logs[key]) for key in ("loss", "grad_norm") if key in logs):
             raise RadistillError(
                 f"the loss is no number at step {state.global_step} (loss {logs['loss']}, grad_norm "
-                f"{logs.get('grad_norm')}). Lower train.learning_rate, or set train.bf16=false; checkpoints before it stand."
+                f"{logs.get('grad_norm')}). Lower train.learning_rate, or set train.bf16=false; checkpoints before it "
+                "stand."
             )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -173,7 +174,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 def stopping_on_signals(recorder: Recorder) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) ends after the step in work, with a checkpoint; the second at once."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         if recorder.stop_requested:
             raise KeyboardInterrupt
         recorder.stop_requested = True

@@ -213,7 +213,8 @@ def test_ctrl_c_in_a_stage_that_only_writes_files_leaves_the_old_ones_whole(
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["radistill.assemble" if stage == "assemble" else "radistill.pipeline"], function, pressed)
+    module = "radistill.assemble" if stage == "assemble" else "radistill.pipeline"
+    monkeypatch.setattr(sys.modules[module], function, pressed)
     with pytest.raises(pipeline.Interrupted, match=f"interrupted in the stage `{stage}`"):
         full_run(config, redo=stage)
     after = files_of(folder)
