@@ -319,3 +319,41 @@ def test_the_same_config_trains_the_same_weights_and_another_seed_others(
         pipeline.run(config, stages=("train",))
         found.append(weights_of(config))
     assert found[0] == found[1] != found[2]
+
+
+def test_names_that_transformers_refuses_are_found_before_anything_is_generated(raw_config: dict[str, Any]) -> None:
+    for train, message in (
+        ({"optim": "adamx"}, r"train: .*adamx"),
+        ({"report_to": "wandbb"}, r"train.report_to: the tracker 'wandbb'"),
+        ({"lora": {"target_modules": ["nothing"]}}, r"target_modules: \('nothing',\) is not in this model"),
+    ):
+        config = config_from({**raw_config, "train": {**raw_config["train"], **train}})
+        with pytest.raises(RadistillError, match=message):
+            pipeline.run(config)
+        assert not RunFolder(Path(config.output_dir)).stages()
+
+
+def test_a_run_without_tests_is_refused_before_anything_is_generated(raw_config: dict[str, Any]) -> None:
+    del raw_config["data"]["test"]
+    with pytest.raises(ConfigError, match=r"data\.test is missing"):
+        pipeline.run(config_from(raw_config))
+
+
+def test_a_full_fine_tune_is_saved_in_the_precision_of_its_base(
+    raw_config: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(str(tiny_model), dtype="bfloat16").save_pretrained(str(half))
+    AutoTokenizer.from_pretrained(str(tiny_model)).save_pretrained(str(half))
+    config = prepared({**raw_config, "model": str(half)}, bf16=True, max_steps=2)
+    pipeline.run(config, stages=("train",))
+    folder = RunFolder(Path(config.output_dir)).model
+    for file, dtype in (
+        (folder / "model.safetensors", torch.bfloat16),
+        (folder / "checkpoint-2" / "model.safetensors", torch.float32),
+    ):
+        with safe_open(str(file), framework="pt") as stored:
+            assert {stored.get_tensor(key).dtype for key in stored.keys()} == {dtype}  # noqa: SIM118

@@ -18,6 +18,7 @@ from radistill.generate import overlap_facts, plan, rehearse
 from radistill.records import Request
 from radistill.runs import RunFolder
 from radistill.speaker import Speaker, untouched
+from radistill.train import refuse_unusable_settings
 
 SAMPLE = 1000
 """So many examples are put into ids; the lengths of all are estimated from them."""
@@ -55,7 +56,7 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
     shown("data")
     train, test = _load(config, "train", found), None
     if config.data.test is None:
-        found.notes.append("data.test is not set: the run stops after training, before `evaluate`")
+        found.notes.append("data.test is not set: `radistill run` needs it, and so does `evaluate`")
     else:
         test = _load(config, "test", found)
     if train and test:
@@ -66,6 +67,13 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
     with found.looking():
         speaker = untouched(config)
         found.facts["model"] = {"identity": speaker.weights.identity, "folder": str(speaker.weights.folder)}
+    with found.looking():
+        refuse_unusable_settings(config)
+    if speaker and config.train.lora is not None:
+        with found.looking():
+            models.refuse_unknown_targets(
+                speaker.weights, config.train.lora, trust_remote_code=config.trust_remote_code
+            )
     if speaker and train:
         with found.looking():
             _template(config, speaker, train, found)

@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb is chosen, so that `--help` answers at o
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,8 @@ def main() -> None:
     """Entry point of the `radistill` command."""
     from radistill.errors import RadistillError, disk_full_is_a_message
 
+    # Libraries' notices to each other about their next versions; nothing a user of this program could change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
     try:
         with disk_full_is_a_message(Path.cwd()):
             app()

@@ -265,12 +265,9 @@ def _messages(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = _code(error)
         where, kept = path / "index.sqlite", "What was finished is kept."
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+            raise DiskFullError(f"no space left on the disk that holds {where}. {kept}") from error
         match code & 0xFF:
-            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR if code in (
-                sqlite3.SQLITE_FULL,
-                sqlite3.SQLITE_IOERR_WRITE,
-            ):
-                raise DiskFullError(f"no space left on the disk that holds {where}. {kept}") from error
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 message = (
                     f"another process holds {where} for more than {LOCK_SECONDS:.0f} seconds. {kept} Wait, or stop it."

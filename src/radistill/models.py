@@ -163,6 +163,31 @@ def context_length(folder: Path) -> int | None:
     return int(found) if found else None
 
 
+def stored_dtype(folder: Path) -> Any:
+    """The torch dtype that the model's config names, float32 where it names none."""
+    import torch
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+
+
+def refuse_unknown_targets(weights: Weights, settings: "LoraSettings", *, trust_remote_code: bool = False) -> None:
+    """Look for the LoRA targets in the model's skeleton, without loading its weights.
+
+    Raises:
+        ModelError: a target module is not in the model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if settings.target_modules == "all-linear":
+        return
+    config = AutoConfig.from_pretrained(str(weights.folder), trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    adapt(skeleton, settings, base_name=weights.name, seed=0)
+
+
 def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int) -> Any:
     """The model with fresh LoRA adapters; all other weights are frozen.
 

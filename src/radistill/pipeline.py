@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from radistill import models
 from radistill.assemble import assemble
 from radistill.config import RunConfig, as_yaml
 from radistill.errors import ConfigError, RadistillError, did_you_mean
@@ -12,7 +13,7 @@ from radistill.generate import generate
 from radistill.records import StageRecord
 from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder, begin, require, working, write_text
-from radistill.train import train
+from radistill.train import refuse_unusable_settings, train
 
 StageFunction = Callable[..., StageRecord | None]
 
@@ -44,6 +45,20 @@ def report(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRec
             [run], run.path, margin=config.report.margin, seed=config.seed, examples=config.report.examples
         )
         return stage.finish(written)
+
+
+def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: tuple[str, ...]) -> None:
+    """What can be known before the first stage must not be found after hours, in a later one."""
+    if "evaluate" in stages and config.data.test is None:
+        raise ConfigError(
+            "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one by "
+            "one (radistill generate, assemble, train)."
+        )
+    if "train" in stages and len(stages) > 1 and "train" not in folder.stages():
+        refuse_unusable_settings(config)
+        if config.train.lora is not None:
+            weights = models.resolve(config.model, revision=config.revision)
+            models.refuse_unknown_targets(weights, config.train.lora, trust_remote_code=config.trust_remote_code)
 
 
 FUNCTIONS: dict[str, StageFunction] = {
@@ -80,6 +95,7 @@ def run(
     folder = RunFolder(Path(config.output_dir))
     outcomes = []
     with folder.lock():
+        _refuse_what_would_fail_late(config, folder, stages)
         for name in stages:
             again = redo is not None and STAGES.index(name) >= STAGES.index(redo)
             try:

@@ -258,12 +258,13 @@ def _override(file: RunFile, text: str, shorthand: Callable[[dict[str, Any]], di
 
 def _walk(node: yaml.Node, key: Key, file: RunFile) -> None:
     if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
         for name_node, value in node.value:
             name = name_node.value
             line = name_node.start_mark.line + 1
-            if (*key, name) in file.lines:
-                first = file.lines[*key, name]
-                file.problems.append(Problem((*key, name), f"stands twice, first on line {first}"))
+            if name in first:
+                file.problems.append(Problem((*key, name), f"stands twice, first on line {first[name]}"))
+            first.setdefault(name, line)
             file.lines[*key, name] = line
             _walk(value, (*key, name), file)
     elif isinstance(node, yaml.SequenceNode):

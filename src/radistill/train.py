@@ -54,8 +54,12 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         if redo:
             _forget(run)
         trainer, recorder = _fit(config, run, speaker)
+        tuned = trainer.accelerator.unwrap_model(trainer.model)
+        if config.train.lora is None:
+            # Checkpoints keep float32 to go on from; the result has the precision its users know the model in.
+            tuned = tuned.to(models.stored_dtype(speaker.weights.folder))
         models.save(
-            trainer.accelerator.unwrap_model(trainer.model),
+            tuned,
             speaker.chat.tokenizer,
             run.model,
             generation_config=speaker.weights.folder / "generation_config.json",
@@ -71,6 +75,26 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         }
         weights = sorted(run.model.glob("*.safetensors"))
         return stage.finish([*weights, run.train_log], device=models.device_name())
+
+
+def refuse_unusable_settings(config: RunConfig) -> None:
+    """Find what transformers would refuse only after hours of generation.
+
+    Raises:
+        ConfigError: a name of a schedule, optimizer or tracker that does not exist or is not installed.
+    """
+    from transformers.integrations import get_available_reporting_integrations
+
+    _arguments(config, RunFolder(Path(config.output_dir)), 1)
+    wanted = config.train.report_to
+    installed = get_available_reporting_integrations()
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name not in ("none", "all", *installed):
+            usable = ", ".join(["none", *sorted(installed)])
+            raise ConfigError(
+                f"train.report_to: the tracker {name!r} is not installed or does not exist; usable here: {usable}. "
+                f"Install it (pip install {name}) or choose another."
+            )
 
 
 def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentTrainer, Recorder]":
