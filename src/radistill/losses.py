@@ -45,9 +45,9 @@ def totals(weights_N: torch.Tensor, pools_N: torch.Tensor) -> torch.Tensor:
 
     First the sum of weights, then for each pool the number of its tokens that weigh more than 0.
     """
-    counted = pools_N[weights_N > 0]
-    per_pool = torch.bincount(counted, minlength=len(ORIGINS)).to(torch.float64)
-    return torch.cat([weights_N.sum(dtype=torch.float64).reshape(1).to(per_pool.device), per_pool])
+    wide = _wide(weights_N.device)
+    per_pool = torch.bincount(pools_N[weights_N > 0], minlength=len(ORIGINS)).to(wide)
+    return torch.cat([weights_N.sum(dtype=wide).reshape(1), per_pool])
 
 
 def combine(
@@ -72,9 +72,15 @@ def combine(
 
 def sums_by_origin(nll_N: torch.Tensor, weights_N: torch.Tensor, origins_N: torch.Tensor) -> torch.Tensor:
     """Unweighted sum of the loss and number of trained tokens of each origin, for the log: shape (2, P)."""
-    trained = (weights_N > 0).to(torch.float64)
-    losses = torch.zeros(len(ORIGINS), dtype=torch.float64, device=nll_N.device)
+    wide = _wide(nll_N.device)
+    trained = (weights_N > 0).to(wide)
+    losses = torch.zeros(len(ORIGINS), dtype=wide, device=nll_N.device)
     counts = torch.zeros_like(losses)
-    losses.index_add_(0, origins_N, nll_N.detach().to(torch.float64) * trained)
+    losses.index_add_(0, origins_N, nll_N.detach().to(wide) * trained)
     counts.index_add_(0, origins_N, trained)
     return torch.stack([losses, counts])
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Sums over many tokens are kept in float64; Apple's GPUs have none."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -188,7 +188,7 @@ def refuse_unknown_targets(weights: Weights, settings: "LoraSettings", *, trust_
     adapt(skeleton, settings, base_name=weights.name, seed=0)
 
 
-def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int) -> Any:
+def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int, revision: str | None = None) -> Any:
     """The model with fresh LoRA adapters; all other weights are frozen.
 
     Raises:
@@ -221,6 +221,7 @@ def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int) ->
         ) from error
     # PEFT would store the resolved folder; a hub id is what another machine can find.
     adapted.peft_config["default"].base_model_name_or_path = base_name
+    adapted.peft_config["default"].revision = revision
     return adapted
 
 

@@ -6,7 +6,6 @@ fails to import says so with its own error, never as "unknown method".
 """
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
@@ -22,9 +21,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 def available(kind: Kind) -> tuple[str, ...]:
     """Names of all plugins of one kind, sorted, without importing any of them."""
-    package = importlib.import_module(f"radistill.{kind}")
-    files = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and m.name != "base"}
-    return tuple(sorted(files | set(_outside(kind))))
+    return tuple(sorted(_files(kind) | set(_outside(kind))))
 
 
 def load(kind: Kind, name: str) -> type[Settings]:
@@ -33,16 +30,15 @@ def load(kind: Kind, name: str) -> type[Settings]:
     Raises:
         ConfigError: no plugin of this kind has that name.
     """
-    if name not in available(kind):
-        known = ", ".join(available(kind))
-        raise ConfigError(f"unknown {kind[:-1]} {name!r}; known: {known}.{did_you_mean(name, available(kind))}")
-    outside = _outside(kind)
     # Our own file wins: an installed package must not be able to replace what the name means here.
-    module_name = f"radistill.{kind}.{name}"
-    if importlib.util.find_spec(module_name) is None:
-        loaded = outside[name].load()
-        return _checked(kind, loaded) if inspect.isclass(loaded) else _leaf(kind, loaded)
-    return _leaf(kind, importlib.import_module(module_name))
+    if name in _files(kind):
+        return _leaf(kind, importlib.import_module(f"radistill.{kind}.{name}"))
+    outside = _outside(kind)
+    if name not in outside:
+        known = available(kind)
+        raise ConfigError(f"unknown {kind[:-1]} {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
+    loaded = outside[name].load()
+    return _checked(kind, loaded) if inspect.isclass(loaded) else _leaf(kind, loaded)
 
 
 def name_of(plugin: object) -> str:
@@ -54,6 +50,12 @@ def name_of(plugin: object) -> str:
             if point.module == module and point.attr in ("", cls.__qualname__):
                 return point.name
     return module.rpartition(".")[2]
+
+
+def _files(kind: Kind) -> set[str]:
+    package = importlib.import_module(f"radistill.{kind}")
+    names = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return {name for name in names if not name.startswith("_") and name != "base"}
 
 
 def _outside(kind: Kind) -> dict[str, EntryPoint]:

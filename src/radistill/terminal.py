@@ -46,6 +46,9 @@ def show_scores(report: dict[str, Any]) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for run in report["runs"]:
         skill = run["new_skill"]
+        if skill is None:  # no task of the run tests a new skill
+            table.add_row(escape(run["name"]), escape(str(run["method"])), "–", "–", "–")
+            continue
         value = f"{skill['value']:.2f} [{skill['low']:.2f}, {skill['high']:.2f}]"
         table.add_row(escape(run["name"]), escape(str(run["method"])), skill["metric"], value, f"{skill['n']:,}")
     Console().print(table)

@@ -146,7 +146,7 @@ def _model(config: RunConfig, speaker: Speaker) -> Any:
             model.enable_input_require_grads()
         base_name = config.model if not Path(config.model).exists() else str(Path(config.model).resolve())
         seed = seeds.number(config.seed, "lora") % (1 << 32)
-        model = models.adapt(model, settings.lora, base_name=base_name, seed=seed)
+        model = models.adapt(model, settings.lora, base_name=base_name, revision=config.revision, seed=seed)
     return model
 
 
@@ -157,7 +157,7 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
     passed = settings.model_dump(include=set(PASSED_ON))
     on_cpu = models.device() == "cpu"
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(run.model),
             **passed,
             max_steps=steps,
@@ -176,6 +176,10 @@ def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
         )
     except ValueError as error:
         raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
+    # Without a launcher the Trainer would spread a batch over all GPUs with DataParallel, whose replicas would each
+    # read the whole batch's places: one process uses one GPU.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _checkpointing(settings: TrainSettings) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
 
     def _count(self, nll_N: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
         sums = losses.sums_by_origin(nll_N, inputs["weights_N"], inputs["origins_N"])
-        self._sums += sums.cpu()
+        self._sums += sums.cpu().to(self._sums.dtype)
         self.tokens_processed += int(inputs["n_tokens"]) * self.args.world_size
         self.tokens_trained += len(nll_N) * self.args.world_size
 
