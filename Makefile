@@ -2,7 +2,7 @@
 # installed by hand, a second run is quiet, and an interrupted set-up is repaired by running the same command again.
 #
 #   PYTHON=python3.12     the interpreter that .venv is made with (default: python3; 3.11 or newer)
-#   TORCH_INDEX=URL       where torch is taken from, for example https://download.pytorch.org/whl/cpu
+#   TORCH_INDEX=URL       where torch is taken from: the index that pytorch.org names for your machine (CPU, CUDA, ROCm)
 #   DEMO_ARGS=--quick     given to `radistill demo`
 #   PYTEST_ARGS="-k x"    given to pytest by `test` and `slow`
 

@@ -175,6 +175,7 @@ def test_a_record_that_is_too_long_is_dropped_counted_and_never_cut(
     assert len(records) == 11
     assert max(len(r.token_ids) for r in records) <= 150
     assert summary_of(run)["dropped"] == {"too long": 1}
+    assert summary_of(run)["rationales"]["written"] == 11
     (reject,) = rejects_of(run)
     assert reject["reason"].startswith("too long: ")
     assert "more than 150 (train.max_length or the model's context)" in reject["reason"]

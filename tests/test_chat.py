@@ -1,7 +1,10 @@
 """Prefix continuation, to the token, in the shapes of the models people use."""
 
+import json
 import unicodedata
 from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +99,16 @@ def test_a_prompt_begins_with_one_bos_where_the_model_has_one(name: str) -> None
         assert prompt.ids.count(bos) == max(1, prompt.text.count(habits.bos))
         assert prompt.ids[1] != bos
     assert prompt.ids[-1] != chat.tokenizer.eos_token_id
+
+
+@every_shape
+def test_a_prompt_has_the_ids_that_transformers_makes_of_it(name: str) -> None:
+    chat = chat_like(name)
+    turns = [{"role": m.role, "content": m.content} for m in MESSAGES]
+    settings = {"add_generation_prompt": True, "return_dict": False, **chat.settings.template_kwargs}
+    theirs = chat.tokenizer.apply_chat_template(turns, tokenize=True, **settings)
+    added = [chat.tokenizer.bos_token_id] if name == "zephyr" else []  # its template leaves the BOS to the tokenizer
+    assert list(chat.prompt(MESSAGES).ids) == [*added, *theirs]
 
 
 @every_shape
@@ -360,3 +373,13 @@ def test_a_reference_that_cannot_be_put_into_ids_is_refused(name: str, reference
 def test_half_a_character_in_a_message_is_refused(name: str) -> None:
     with pytest.raises(RowError, match="surrogate"):
         chat_like(name).prompt([Message("user", "half \ud83d of it")])
+
+
+@every_shape
+def test_real_sentences_come_back_whole(name: str, shared_data: Path) -> None:
+    habits, chat = IMITATIONS[name], chat_like(name)
+    for file in sorted(shared_data.glob("alma/*/valid.*.json")):
+        rows = json.loads(file.read_text(encoding="utf-8"))[:25]
+        for source, reference in [pair for row in rows for pair in permutations(row["translation"].values())]:
+            opening = chat.opening([Message("user", f"Translate:\n{source}")], reference, "\n\n")
+            assert nfc("".join(opening.texts[1:])) == spelled_lead(habits) + nfc(reference.strip()) + "\n\n"

@@ -1,6 +1,7 @@
 """Templates and tokenizers that cannot hold a continued answer are refused with one clear message."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -333,6 +334,18 @@ def test_a_row_costs_two_calls_of_the_tokenizer_and_three_decodings(monkeypatch:
     assert calls.count("__call__") <= 2
     assert calls.count("decode") <= 3
     assert calls.count("apply_chat_template") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-2", "llama-3", "qwen3", "gemma"])
+def test_three_thousand_short_rows_are_planned_in_a_second_of_work(name: str) -> None:
+    chat, method = chat_like(name), RaDis()
+    rows = [example(f"Hello, the house {i}", f"Translate into English: Das Haus {i}") for i in range(1500)]
+    method.plan(rows[0], chat, Sampling())
+    start = time.process_time()
+    for row in rows:
+        method.plan(row, chat, Sampling())
+    assert len(rows) / (time.process_time() - start) > 3000
 
 
 def test_the_turns_of_an_ordinary_template_are_all_there() -> None:

@@ -18,7 +18,7 @@ from radistill.generate import overlap_facts, plan, rehearse
 from radistill.records import Request
 from radistill.runs import RunFolder
 from radistill.speaker import Speaker, untouched
-from radistill.train import refuse_unusable_settings
+from radistill.training_arguments import refuse_unusable_settings
 
 SAMPLE = 1000
 """So many examples are put into ids; the lengths of all are estimated from them."""

@@ -124,7 +124,7 @@ def load(
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """transformers' bars for reading and writing shards would stand between the lines of our own progress."""
+    """Transformers' bars for reading and writing shards would stand between the lines of our own progress."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

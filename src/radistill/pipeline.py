@@ -13,7 +13,8 @@ from radistill.generate import generate
 from radistill.records import StageRecord
 from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder, begin, require, working, write_text
-from radistill.train import refuse_unusable_settings, train
+from radistill.train import train
+from radistill.training_arguments import refuse_unusable_settings
 
 StageFunction = Callable[..., StageRecord | None]
 
@@ -51,8 +52,8 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
     """What can be known before the first stage must not be found after hours, in a later one."""
     if "evaluate" in stages and config.data.test is None:
         raise ConfigError(
-            "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one by "
-            "one (radistill generate, assemble, train)."
+            "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one "
+            "by one (radistill generate, assemble, train)."
         )
     if "train" in stages and len(stages) > 1 and "train" not in folder.stages():
         refuse_unusable_settings(config)

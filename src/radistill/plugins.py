@@ -47,7 +47,7 @@ def name_of(plugin: object) -> str:
     module = cls.__module__
     if not module.startswith("radistill."):
         for point in (point for kind in KINDS for point in _outside(kind).values()):
-            if point.module == module and point.attr in ("", cls.__qualname__):
+            if point.module == module and (point.attr or cls.__qualname__) == cls.__qualname__:
                 return point.name
     return module.rpartition(".")[2]
 

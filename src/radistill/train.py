@@ -7,33 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radistill import __version__, models, seeds
-from radistill.config import RunConfig, TrainSettings, plugin_settings
-from radistill.errors import ConfigError, DataError
+from radistill.config import RunConfig, plugin_settings
+from radistill.errors import DataError
 from radistill.progress import progress
 from radistill.records import StageRecord
 from radistill.runs import RunFolder, begin, require, working, write_text
 from radistill.speaker import Speaker, untouched
 from radistill.tables import read_jsonl, read_records, write_jsonl
+from radistill.training_arguments import arguments
 
 if TYPE_CHECKING:
     from radistill.trainer import Recorder, SegmentTrainer
-
-PASSED_ON = (
-    "learning_rate",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "optim",
-    "bf16",
-    "logging_steps",
-    "save_steps",
-    "save_total_limit",
-)
-"""Settings that are transformers' own, under their own names."""
 
 
 def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -77,26 +61,6 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         return stage.finish([*weights, run.train_log], device=models.device_name())
 
 
-def refuse_unusable_settings(config: RunConfig) -> None:
-    """Find what transformers would refuse only after hours of generation.
-
-    Raises:
-        ConfigError: a name of a schedule, optimizer or tracker that does not exist or is not installed.
-    """
-    from transformers.integrations import get_available_reporting_integrations
-
-    _arguments(config, RunFolder(Path(config.output_dir)), 1)
-    wanted = config.train.report_to
-    installed = get_available_reporting_integrations()
-    for name in [wanted] if isinstance(wanted, str) else wanted:
-        if name not in ("none", "all", *installed):
-            usable = ", ".join(["none", *sorted(installed)])
-            raise ConfigError(
-                f"train.report_to: the tracker {name!r} is not installed or does not exist; usable here: {usable}. "
-                f"Install it (pip install {name}) or choose another."
-            )
-
-
 def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentTrainer, Recorder]":
     import torch
     from transformers import PrinterCallback
@@ -116,7 +80,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
         trainer = SegmentTrainer(
             weighting=config.train.weighting,
             model=_model(config, speaker),
-            args=_arguments(config, run, steps),
+            args=arguments(config, run, steps),
             train_dataset=Rows(rows),
             data_collator=Collator(pad_id=speaker.chat.end_id, packing=config.train.packing),
             callbacks=[recorder],
@@ -148,49 +112,6 @@ def _model(config: RunConfig, speaker: Speaker) -> Any:
         seed = seeds.number(config.seed, "lora") % (1 << 32)
         model = models.adapt(model, settings.lora, base_name=base_name, revision=config.revision, seed=seed)
     return model
-
-
-def _arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
-    from transformers import TrainingArguments
-
-    settings = config.train
-    passed = settings.model_dump(include=set(PASSED_ON))
-    on_cpu = models.device() == "cpu"
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(run.model),
-            **passed,
-            max_steps=steps,
-            seed=seeds.number(config.seed, "train") % (1 << 31),
-            data_seed=seeds.number(config.seed, "order") % (1 << 31),
-            **_checkpointing(settings),
-            save_strategy="steps",
-            report_to=settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
-            run_name=config.name,
-            remove_unused_columns=False,
-            dataloader_pin_memory=not on_cpu,
-            use_cpu=on_cpu,
-            disable_tqdm=True,
-            logging_nan_inf_filter=False,
-            label_names=[],
-        )
-    except ValueError as error:
-        raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
-    # Without a launcher the Trainer would spread a batch over all GPUs with DataParallel, whose replicas would each
-    # read the whole batch's places: one process uses one GPU.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _checkpointing(settings: TrainSettings) -> dict[str, Any]:
-    from transformers import TrainingArguments
-
-    if not settings.gradient_checkpointing:
-        return {}
-    # transformers renamed the argument within version 5.
-    new = "activation_checkpointing"
-    name = new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _steps(config: RunConfig, rows: int) -> int:

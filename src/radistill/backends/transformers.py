@@ -9,6 +9,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ class TransformersGenerator:
         precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return f"{self.weights.identity}|transformers|{precision}|stops {list(self.chat.stop_ids)}"
 
-    @property
+    @cached_property
     def context(self) -> int:
         """Positions the model was made for."""
         return models.context_length(self.weights.folder) or 1 << 30
@@ -193,7 +194,10 @@ class _Drawn:
 
 
 def _nucleus(probs_BV: Any, top_p: float) -> Any:
-    """Zero all but the smallest set of most probable tokens that holds `top_p` (Holtzman et al. 2020); not renormed."""
+    """Zero all but the smallest set of most probable tokens that holds `top_p` (Holtzman et al. 2020); not renormed.
+
+    Tokens as probable as the last of them stay too: which of them it was would depend on the order of sorting.
+    """
     ordered_BV, _ = probs_BV.sort(dim=-1, descending=True)
     before_BV = ordered_BV.cumsum(dim=-1) - ordered_BV
     # The least probable token that is still kept; the most probable one always is.

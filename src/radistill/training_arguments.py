@@ -1,0 +1,94 @@
+"""The run file's `train:` section as transformers' TrainingArguments."""
+
+from pathlib import Path
+from typing import Any
+
+from radistill import models, seeds
+from radistill.config import RunConfig, TrainSettings
+from radistill.errors import ConfigError
+from radistill.runs import RunFolder
+
+PASSED_ON = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "bf16",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+)
+"""Settings that are transformers' own, under their own names."""
+
+
+def arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
+    """TrainingArguments of a training of that many optimizer steps.
+
+    Raises:
+        ConfigError: transformers refuses one of the settings.
+    """
+    from transformers import TrainingArguments
+
+    settings = config.train
+    passed = settings.model_dump(include=set(PASSED_ON))
+    on_cpu = models.device() == "cpu"
+    try:
+        passed_on = TrainingArguments(
+            output_dir=str(run.model),
+            **passed,
+            max_steps=steps,
+            seed=seeds.number(config.seed, "train") % (1 << 31),
+            data_seed=seeds.number(config.seed, "order") % (1 << 31),
+            **_checkpointing(settings),
+            save_strategy="steps",
+            report_to=settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
+            run_name=config.name,
+            remove_unused_columns=False,
+            dataloader_pin_memory=not on_cpu,
+            use_cpu=on_cpu,
+            disable_tqdm=True,
+            logging_nan_inf_filter=False,
+            label_names=[],
+        )
+    except ValueError as error:
+        raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
+    # Without a launcher the Trainer would spread a batch over all GPUs with DataParallel, whose replicas would each
+    # read the whole batch's places: one process uses one GPU.
+    passed_on._n_gpu = min(passed_on.n_gpu, 1)
+    return passed_on
+
+
+def refuse_unusable_settings(config: RunConfig) -> None:
+    """Find what transformers would refuse only after hours of generation.
+
+    Raises:
+        ConfigError: a name of a schedule, optimizer or tracker that does not exist or is not installed.
+    """
+    from transformers.integrations import get_available_reporting_integrations
+
+    arguments(config, RunFolder(Path(config.output_dir)), 1)
+    wanted = config.train.report_to
+    installed = get_available_reporting_integrations()
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name not in ("none", "all", *installed):
+            usable = ", ".join(["none", *sorted(installed)])
+            raise ConfigError(
+                f"train.report_to: the tracker {name!r} is not installed or does not exist; usable here: {usable}. "
+                f"Install it (pip install {name}) or choose another."
+            )
+
+
+def _checkpointing(settings: TrainSettings) -> dict[str, Any]:
+    from transformers import TrainingArguments
+
+    if not settings.gradient_checkpointing:
+        return {}
+    # transformers renamed the argument within version 5.
+    new = "activation_checkpointing"
+    name = new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}

@@ -1,0 +1,150 @@
+"""What every backend must do, whoever wrote it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from radistill import models, plugins
+from radistill.backends.base import Backend, Generator
+from radistill.chat import ChatSettings, load_chat
+from radistill.records import Generation, Message, Request, Sampling
+from radistill.speaker import Speaker
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "echo": {"batch_size": 5},
+    "transformers": {"batch_size": 5, "dtype": "float32"},
+}
+"""How a backend is opened here; one that needs a server is started by its own tests, which call `keep_the_contract`."""
+SENTENCES = ["The old dog sees the tree.", "Hello", "Die schöne Katze hört den König. 🙂", "a " * 30, "日本語"]
+DRAWN = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=7, n=3, seed=1)
+PLANS = {
+    "sampled": DRAWN,
+    "greedy": Sampling(temperature=0.0, max_new_tokens=9, n=2),
+    "one token": Sampling(temperature=0.7, max_new_tokens=1),
+}
+
+
+def backend(name: str) -> Backend:
+    made = plugins.load("backends", name)(**SETTINGS[name])
+    assert isinstance(made, Backend)
+    return made
+
+
+@pytest.fixture
+def speaker(tiny_model: Path) -> Speaker:
+    return Speaker(weights=models.resolve(str(tiny_model)), chat=load_chat(tiny_model, ChatSettings()))
+
+
+@pytest.fixture(params=plugins.available("backends"))
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param not in SETTINGS:
+        pytest.fail(f"no test says how the backend {request.param} is opened: add it to SETTINGS")
+    return str(request.param)
+
+
+def requests(speaker: Speaker, *samplings: Sampling) -> list[Request]:
+    prompts = [speaker.chat.prompt([Message("user", text)]).ids for text in SENTENCES]
+    prompts += [speaker.chat.opening([Message("user", text)], "Good day.", "\n\n").ids for text in SENTENCES]
+    return [Request(purpose="rationale", prompt_ids=ids, sampling=s) for s in samplings for ids in prompts]
+
+
+@contextmanager
+def opened(name: str, speaker: Speaker) -> Iterator[Generator]:
+    with backend(name).open(speaker) as generator:
+        yield generator
+
+
+def answers(generator: Generator, plan: Sequence[Request]) -> dict[tuple[str, int], Generation]:
+    """Every answer of a plan, asked unit by unit."""
+    found = [g for unit in generator.units(plan) for g in generator.answer(unit)]
+    assert len(found) == sum(r.sampling.n for r in plan)
+    return {(g.key, g.index): g for g in found}
+
+
+def test_a_backend_needs_no_settings_and_describes_those_it_has(name: str) -> None:
+    cls = plugins.load("backends", name)
+    assert cls.__doc__
+    assert all(field.description for field in cls.model_fields.values())
+    assert cls.model_validate(cls().model_dump()) == cls()
+
+
+def test_every_request_has_its_generations_in_the_order_of_the_unit(name: str, speaker: Speaker) -> None:
+    plan = requests(speaker, DRAWN)[:5]
+    with opened(name, speaker) as generator:
+        for unit in (plan, plan[::-1], plan[2:3], [plan[1], plan[4], plan[0]]):
+            found = generator.answer(unit)
+            assert [(g.key, g.index) for g in found] == [(r.key, i) for r in unit for i in range(3)]
+        assert generator.answer([]) == []
+
+
+@pytest.mark.parametrize("sampling", PLANS.values(), ids=PLANS.keys())
+def test_an_answer_is_what_was_written_and_nothing_around_it(name: str, speaker: Speaker, sampling: Sampling) -> None:
+    plan = requests(speaker, sampling)
+    stops = set(speaker.chat.stop_ids)
+    with opened(name, speaker) as generator:
+        found = answers(generator, plan)
+    for request in plan:
+        for index in range(sampling.n):
+            answer = found[request.key, index]
+            assert answer.error is None
+            assert not stops & set(answer.token_ids), "the end-of-turn is no part of an answer"
+            assert answer.token_ids[: len(request.prompt_ids)] != request.prompt_ids, "the prefix is repeated"
+            assert answer.text == speaker.chat.spell(request.prompt_ids, answer.token_ids)
+            if answer.finish_reason == "length":
+                assert answer.n_tokens == sampling.max_new_tokens
+            else:
+                assert answer.finish_reason == "stop"
+                assert answer.n_tokens < sampling.max_new_tokens
+
+
+def test_the_same_question_has_the_same_answer(name: str, speaker: Speaker) -> None:
+    plan = requests(speaker, DRAWN, PLANS["greedy"])
+    with opened(name, speaker) as generator:
+        first, identity = answers(generator, plan), generator.identity
+        assert answers(generator, plan) == first
+    with opened(name, speaker) as generator:
+        assert generator.identity == identity
+        assert answers(generator, plan) == first
+
+
+def test_an_answer_depends_on_its_own_request_alone(name: str, speaker: Speaker) -> None:
+    plan = requests(speaker, DRAWN, PLANS["greedy"], PLANS["one token"])
+    with opened(name, speaker) as generator:
+        together = answers(generator, plan)
+        assert answers(generator, plan[::-1]) == together
+        for request in plan[::4]:
+            alone = answers(generator, [request])
+            assert alone == {key: together[key] for key in alone}
+
+
+def test_other_seeds_and_other_indices_give_other_answers(name: str, speaker: Speaker) -> None:
+    plan = requests(speaker, DRAWN, DRAWN.model_copy(update={"seed": 2}))
+    with opened(name, speaker) as generator:
+        written = {(g.token_ids) for g in answers(generator, plan).values() if g.n_tokens > 3}
+    assert len(written) > 0.8 * sum(r.sampling.n for r in plan) * (0.5 if name == "echo" else 1)
+
+
+def test_the_cut_into_units_depends_on_the_plan_alone(name: str, speaker: Speaker) -> None:
+    plan = requests(speaker, DRAWN, PLANS["greedy"])
+    with opened(name, speaker) as generator:
+        units = [[r.key for r in unit] for unit in generator.units(plan)]
+        for unit in list(generator.units(plan))[:2]:
+            generator.answer(unit)
+        assert [[r.key for r in unit] for unit in generator.units(plan)] == units
+        assert list(generator.units([])) == []
+    with opened(name, speaker) as generator:
+        assert [[r.key for r in unit] for unit in generator.units(plan)] == units
+    assert sorted(key for unit in units for key in unit) == sorted(r.key for r in plan), "each request once"
+    assert all(units)
+    assert len(units) > 1
+
+
+def test_no_backend_loads_an_engine_when_it_is_imported() -> None:
+    names = [f"radistill.backends.{name}" for name in plugins.available("backends")]
+    code = f"import sys, {', '.join(names)}; print(*{{'torch', 'transformers', 'vllm', 'ray'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

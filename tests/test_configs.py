@@ -1,0 +1,98 @@
+"""Every run file under configs/ is valid, complete, and finds the real data it names."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from radistill import data
+from radistill.config import RunConfig, as_yaml, load_config
+from radistill.contamination import overlap
+from radistill.metrics.bleu import BLEU
+from radistill.metrics.chrf import ChrF
+from radistill.schema import schema_of
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FILES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+ALMA = {
+    "alma-cs-en": {"cs-en": (12_076, 1_448), "en-cs": (12_076, 2_037)},
+    "alma-de-en": {"de-en": (14_211, 1_984), "en-de": (14_211, 2_037)},
+    "alma-ru-en": {"ru-en": (15_000, 2_016), "en-ru": (15_000, 2_037)},
+    "alma-zh-en": {"zh-en": (15_406, 1_875), "en-zh": (15_406, 2_037)},
+}
+ALMA["alma-all"] = {pair: sizes for name in sorted(ALMA) for pair, sizes in ALMA[name].items()}
+
+
+def config(name: str) -> RunConfig:
+    return load_config(REPOSITORY / "configs" / f"{name}.yaml")
+
+
+def test_no_run_file_is_forgotten_or_called_otherwise() -> None:
+    assert len(FILES) == 5
+    assert {path.stem for path in FILES} == set(ALMA)
+    assert sorted((REPOSITORY / "configs").rglob("*.y*ml")) == FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_a_run_file_is_valid_fits_the_schema_and_comes_back_from_its_yaml(path: Path, tmp_path: Path) -> None:
+    loaded = load_config(path)
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema_of("config"))
+    assert (loaded.name, loaded.output_dir) == (path.stem, f"runs/{path.stem}")
+    (tmp_path / "config.yaml").write_text(as_yaml(loaded), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml") == loaded
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_the_commands_in_its_comments_are_about_itself(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    told = [line.removeprefix("#   ").split() for line in text.splitlines() if line.startswith("#   radistill ")]
+    assert [words[1] for words in told] == ["check", "run", "run", "run"]
+    for words in told:
+        assert words[2] == f"configs/{path.name}"
+        load_config(REPOSITORY / words[2], words[3:])
+
+
+@pytest.mark.parametrize("name", ALMA)
+def test_the_papers_setting_is_the_one_described(name: str) -> None:
+    loaded = config(name)
+    assert loaded.method.model_dump() == {
+        "rationale_weight": 1.0, "separator": "\n\n", "pairing": "own", "train_end": True,
+    }  # fmt: skip
+    assert loaded.train.weighting == "tokens"
+    assert loaded.train.per_device_train_batch_size * loaded.train.gradient_accumulation_steps == 128
+    assert loaded.train.lora is not None
+    assert (loaded.train.lora.r, loaded.train.lora.alpha, loaded.train.num_train_epochs) == (16, 32, 1)
+    (task,) = loaded.evaluate
+    assert task.metrics == (BLEU(), ChrF())
+    assert loaded.data.test is not None
+    assert loaded.data.train.pairs == loaded.data.test.pairs == tuple(ALMA[name])
+    assert not loaded.data.allow_contamination
+
+
+@pytest.mark.parametrize("name", ALMA)
+def test_it_finds_all_of_almas_training_text_and_the_wmt22_tests(
+    name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    loaded = config(name)
+    assert Path(loaded.data.train.path).resolve().is_relative_to(shared_data)
+    train, test = (data.load(loaded.data, part, seed=loaded.seed) for part in ("train", "test"))
+    assert {pair: (train.pairs[pair], test.pairs[pair]) for pair in train.pairs} == ALMA[name]
+    assert train.pairs.keys() == test.pairs.keys()
+    assert not train.rejects
+    assert not test.rejects
+    assert {path.name.partition(".")[0] for path in train.files} == {"train"}
+    assert {path.name.partition(".")[0] for path in test.files} == {"test"}
+    assert len(test.files) == len(ALMA[name]), "each direction is tested on its own sentences"
+
+
+def test_two_of_the_eight_directions_test_sentences_are_in_the_training_text(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    loaded = config("alma-all")
+    train, test = (data.load(loaded.data, part, seed=loaded.seed) for part in ("train", "test"))
+    found = overlap(train.examples, test.examples)
+    assert found.n_test == 15_471
+    assert 0 < found.share < 0.001
