@@ -7,13 +7,12 @@ The data folder holds train.en-de.en and train.en-de.de (aligned lines) and test
 
 import sys
 
-from radistill import pipeline
-from radistill.config import config_from
+import radistill
 
 
 def main(model: str, data: str, output_dir: str) -> None:
     source = {"path": data, "pairs": ["en-de"]}
-    config = config_from(
+    config = radistill.config_from(
         {
             "name": "quickstart",
             "model": model,
@@ -24,7 +23,7 @@ def main(model: str, data: str, output_dir: str) -> None:
             "train": {"bf16": False, "max_steps": 5},
         }
     )
-    for outcome in pipeline.run(config):
+    for outcome in radistill.run(config):
         print(f"{outcome.name}: {outcome.record.seconds:.1f} s")
     print(f"see {output_dir}/report.html")
 

@@ -237,6 +237,9 @@ REFUSED_BY_SCHEMA = [
 @pytest.mark.parametrize("mistake", REFUSED_BY_SCHEMA)
 def test_the_schema_refuses_what_an_editor_can_know(mistake: str) -> None:
     jsonschema.validate(yaml.safe_load(SMALL), SCHEMA)
+    for needed in ("model: m\n", "data: {train: {path: d}}\n", "model: m\ndata: {test: {path: d}}\n"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(yaml.safe_load(needed), SCHEMA)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(SMALL + MISTAKES[mistake][0]), SCHEMA)
 

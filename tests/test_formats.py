@@ -14,8 +14,10 @@ from radistill.errors import DataError
 from radistill.formats import _objects
 from radistill.formats._detect import detect
 from radistill.formats._find import Found
-from radistill.formats.base import BadRow, Conversation, ObjectFormat, Pair, Reject, Row
+from radistill.formats.base import UNNAMED, BadRow, Conversation, ObjectFormat, Pair, Reject, Row
+from radistill.metrics.bleu import BLEU
 from radistill.records import Message
+from radistill.tasks.translation import Translation
 
 USER, ANSWER = Message("user", "Hi"), "Hello!"
 GOOD: dict[str, dict[str, Any]] = {
@@ -245,9 +247,30 @@ def test_tsv_with_a_header_finds_its_columns_by_name(tmp_path: Path, header: str
     assert row.line == 2
 
 
-@pytest.mark.parametrize("name", [*sorted(GOOD), "alma"])
+def test_tsv_without_languages_has_source_and_target_with_or_without_a_header(tmp_path: Path) -> None:
+    bare = write(tmp_path / "a.tsv", "long text\tshort\n")
+    headed = write(tmp_path / "b.tsv", "id\ttarget\tsource\n7\tshort\tlong text\n")
+    (one,), (other,) = (list(formats.named("tsv").rows((file,), UNNAMED)) for file in (bare, headed))
+    assert isinstance(one, Row)
+    assert isinstance(other, Row)
+    assert one.content == {"source": "long text", "target": "short"}
+    assert other.content == {"id": "7", "source": "long text", "target": "short"}
+
+
+def test_rows_of_source_and_target_get_the_languages_of_the_columns(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", '{"source": "Ja", "target": "Yes", "id": 1}\n{"source": "Nein"}\n{"id": 2}\n')
+    assert contents(read("source_target", file, columns="de-en")) == [
+        {"de": "Ja", "en": "Yes"},
+        {"de": "Nein", "en": None},
+        "neither 'source' nor 'target'",
+    ]
+    assert contents(read("source_target", file))[0] == {"source": "Ja", "target": "Yes"}
+
+
+@pytest.mark.parametrize("name", [*sorted(GOOD), "alma", "source_target"])
 def test_the_format_is_recognised_by_the_first_rows(tmp_path: Path, name: str) -> None:
-    row = GOOD.get(name, {"translation": {"de": "a", "en": "b"}})
+    pairs = {"alma": {"translation": {"de": "a", "en": "b"}}, "source_target": {"source": "a", "target": "b"}}
+    row = {**GOOD, **pairs}[name]
     file = write(tmp_path / "a.jsonl", "broken\n" + json.dumps({"id": 1, **row}) + "\n")
     assert detect(Found("objects", (file,))) == name
 
@@ -266,6 +289,14 @@ def test_what_cannot_be_recognised_is_described(tmp_path: Path) -> None:
 def test_a_pair_is_two_different_codes() -> None:
     assert Pair.of("deu_Latn-pt_BR") == ("deu_Latn", "pt_BR")
     assert str(Pair.of("de-en").back) == "en-de"
-    for wrong in ("deen", "de-de", "de-", "de_en", "de-en-fr", "german-english"):
+    for wrong in ("deen", "de-de", "de-", "de_en", "de-en-fr", "german-english", "source-target"):
         with pytest.raises(DataError, match="not a pair"):
             Pair.of(wrong)
+
+
+def test_a_script_after_a_hyphen_is_answered_with_the_form_that_is_read() -> None:
+    with pytest.raises(DataError, match=r"'en-zh-Hans' is not a pair.*underscore, as in en-zh_Hans"):
+        Pair.of("en-zh-Hans")
+    pair = Pair.of("en-zh_Hans")
+    assert Translation().language(str(pair)) == pair.target == "zh_Hans"
+    assert BLEU().tokenizer(pair.target) == "zh"

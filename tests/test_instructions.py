@@ -5,7 +5,15 @@ from collections import Counter
 import pytest
 
 from radistill.errors import DataError
-from radistill.instructions import WORDINGS, choose, is_language, language_name, render, wordings
+from radistill.instructions import (
+    WORDINGS,
+    choose,
+    is_language,
+    language_name,
+    names_languages,
+    render,
+    wordings,
+)
 
 
 def test_the_alma_wording_is_almas_to_the_letter() -> None:
@@ -33,6 +41,12 @@ def test_braces_in_the_source_stay_what_they_are() -> None:
 def test_other_braces_in_a_template_stay_what_they_are() -> None:
     (template,) = wordings('Answer as {"text": ...}: {source}')
     assert render(template, source="x", source_language="??", target_language="??") == 'Answer as {"text": ...}: x'
+
+
+def test_a_wording_needs_the_languages_if_it_names_one_of_them() -> None:
+    assert all(map(names_languages, wordings(None)))
+    assert names_languages("Auf {target_language}: {source}")
+    assert not names_languages('Answer as {"text": ...}, {source}')
 
 
 def test_names_and_free_templates_can_be_mixed() -> None:

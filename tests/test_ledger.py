@@ -281,6 +281,15 @@ def test_shards_that_are_taken_away_while_it_is_open_are_missing_afterwards(tmp_
         assert ledger.missing("ab") == {"a"}
 
 
+def test_rows_of_shards_that_were_taken_away_are_missing_at_once(tmp_path: Path) -> None:
+    first = write(tmp_path, [row("a"), row("b")])
+    write(tmp_path, [row("a", text="the same key elsewhere"), row("c")])
+    first.rename(tmp_path / "taken.jsonl")
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.missing("abc") == {"b"}
+        assert ledger.read("abc") == {"a": [row("a", text="the same key elsewhere")], "c": [row("c")]}
+
+
 def test_an_index_that_another_process_holds_is_waited_for_and_never_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

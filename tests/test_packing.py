@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from radistill import losses, models
+from radistill.errors import ModelError
 from radistill.losses import ORIGINS
 from radistill.packing import Collator, Row, pack
 from radistill.records import Segment, TrainingRecord
-from radistill.trainer import logits_at
+from radistill.trainer import logits_at, refuse_contaminated_packing
 
 
 def record(ids: list[int], prompt: int, rationale: int = 0, *, weight: float = 1.0) -> TrainingRecord:
@@ -154,3 +155,18 @@ def test_packing_saves_padding_on_mixed_lengths() -> None:
 def test_n_tokens_counts_ids_without_padding() -> None:
     rows = random_rows(5)
     assert Collator(pad_id=0)(rows)["n_tokens"].item() == sum(len(r) for r in rows)
+
+
+def test_an_architecture_that_reads_through_a_pack_is_refused_before_training(tiny_model: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    size = {"vocab_size": 320, "hidden_size": 32}
+    bloom = BloomForCausalLM(BloomConfig(**size, n_layer=2, n_head=4, initializer_range=0.5))
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    mistral = MistralForCausalLM(MistralConfig(**size, **heads, sliding_window=8, initializer_range=0.5))
+    rows = random_rows(6)
+    with pytest.raises(ModelError, match=r"packed records read each other.*Set train.packing=false"):
+        refuse_contaminated_packing(bloom, rows, pad_id=0)
+    refuse_contaminated_packing(mistral, rows, pad_id=0)
+    assert mistral.training

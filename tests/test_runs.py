@@ -72,6 +72,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old" * 1000)
+    with path.open() as reader:
+        first = reader.read(2)
+        write_text(path, "new")
+        assert first + reader.read() == "old" * 1000
+    assert path.read_text() == "new"
+
+
 def test_a_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with atomic(path) as file:
@@ -194,6 +204,12 @@ def test_a_stage_whose_output_is_gone_is_done_again(run: RunFolder, source: Path
     assert begin(run, "generate", {"a": 1}, [source], redo=False) is not None
 
 
+def test_a_stage_whose_output_was_changed_is_done_again(run: RunFolder, source: Path) -> None:
+    finished(run, "generate", {"a": 1}, source)
+    (run.path / "generate.out").write_text("changed")
+    assert begin(run, "generate", {"a": 1}, [source], redo=False) is not None
+
+
 def test_redo_does_a_finished_stage_again_whatever_has_changed(run: RunFolder, source: Path) -> None:
     finished(run, "train", {"lr": 1}, source)
     stage = started(run, "train", {"lr": 2}, redo=True)
@@ -251,6 +267,8 @@ def test_seconds_add_up_over_interruptions(run: RunFolder, monkeypatch: pytest.M
     record = last.finish([])
     assert record.seconds == 9.5
     assert record.started_at == first.started_at
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(started(run, "train", {}, redo=True), clock, 5.0, KeyboardInterrupt())
     again = started(run, "train", {}, redo=True)
     clock.now += 1.0
     assert again.finish([]).seconds == 1.0
@@ -314,6 +332,30 @@ def test_a_second_process_is_refused_until_the_first_has_gone(
         holder.wait()
     with run.lock():
         assert run.path.is_dir()
+
+
+def test_what_a_killed_process_had_begun_to_write_is_cleared_away(run: RunFolder) -> None:
+    left = [
+        run.path / ".scores.json.abc123.part",
+        run.predictions("translation").parent / ".translation.parquet.x.part",
+    ]
+    other = run.path / "notes.part"
+    for file in (*left, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    with run.lock():
+        assert not any(file.exists() for file in left)
+    assert other.exists()
+
+
+def test_who_takes_the_lock_deletes_what_a_killed_process_had_begun_to_write(run: RunFolder) -> None:
+    write_text(run.config, "whole")
+    for folder in (run.path, run.model, run.figures):
+        folder.mkdir(exist_ok=True)
+        (folder / ".config.yaml.x1y2.part").write_text("half")
+    with run.lock():
+        assert not list(run.path.rglob("*.part"))
+        assert run.config.read_text() == "whole"
 
 
 def test_the_lock_is_given_back_after_an_error(run: RunFolder) -> None:

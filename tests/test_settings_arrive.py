@@ -22,8 +22,6 @@ ARRIVE_ELSEWHERE = {
     "output_dir": "where the manifest itself lies",
     "revision": "of a hub id: it is part of the identity of the weights",
     "trust_remote_code": "whether code is run, not what comes out",
-    "data.allow_contamination": "whether the run is refused",
-    "data.max_contamination": "whether the run is refused",
     "generate.ledger": "where generations lie; they are found by key",
     "generate.sampling.seed": "the run's seed is put in its place",
     "train.labels": "has one value only",

@@ -278,7 +278,7 @@ def test_groups_are_pairs_and_their_language_is_the_target() -> None:
     assert task.group({"pair": "de-en"}) == "de-en"
     assert task.language("de-en") == "en"
     assert task.language("en-zh-Hans") == "zh-Hans"
-    with pytest.raises(DataError, match="no tag `pair`"):
+    with pytest.raises(DataError, match="language pair of every test example"):
         task.group({"split": "test"})
 
 

@@ -31,10 +31,11 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     generated = require(run, "generate")
     speaker = untouched(config)
     train = data.load(config.data, "train", seed=config.seed)
-    max_length = config.train.max_length or models.context_length(speaker.weights.folder)
+    max_length = models.length_limit(speaker.weights.folder, config.train.max_length)
     settings = {
         "generated": generated.settings,
         "identity": generated.facts["identity"],
+        "chat": speaker.chat.identity,
         "method": plugin_settings(config.method),
         "max_length": max_length,
     }
@@ -49,7 +50,7 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
             raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
         write_json(run.summary, work.summary.as_dict(len(train.examples)))
         stage.facts |= {"records": work.summary.records, "dropped": dict(work.summary.dropped)}
-        return stage.finish([run.records, run.summary, run.rejects])
+        return stage.finish([run.records, run.summary])
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from radistill.errors import ChatTemplateError, RadistillError
-from radistill.records import Message, Origin, Span
+from radistill.records import Message, Origin, Span, digest
 from radistill.settings import Settings
 
 PROBE = "Radistill-probe-7"
@@ -136,6 +136,12 @@ class Chat:
             self._mismatch(before + PROBE + tail, full, f"writes {after!r} after the answer, which no model is shown")
         end_id, notes = self._end_of_turn(end.group() if end else None, tail)
         return Shape(lead=lead, tail=tail, end_id=end_id, notes=notes)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that decides which ids a conversation becomes and where an answer ends."""
+        files = self.tokenizer.backend_tokenizer.to_str()
+        return digest(files, self.tokenizer.chat_template, self.end_id, self.stop_ids)
 
     @property
     def end_id(self) -> int:

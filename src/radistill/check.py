@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from radistill import data, models, seeds
+from radistill import contamination, data, models, seeds
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
-from radistill.generate import overlap_facts, plan, rehearse
+from radistill.generate import plan, rehearse
 from radistill.records import Request
 from radistill.runs import RunFolder
 from radistill.speaker import Speaker, untouched
@@ -61,7 +61,7 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         test = _load(config, "test", found)
     if train and test:
         with found.looking():
-            found.facts["contamination"] = overlap_facts(config.data, train, test)
+            found.facts["contamination"] = contamination.facts(config.data, train, test)
     shown("model and chat template")
     speaker = None
     with found.looking():
@@ -69,6 +69,9 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         found.facts["model"] = {"identity": speaker.weights.identity, "folder": str(speaker.weights.folder)}
     with found.looking():
         refuse_unusable_settings(config)
+    if speaker:
+        with found.looking():
+            models.refuse_adapter(speaker.weights)
     if speaker and config.train.lora is not None:
         with found.looking():
             models.refuse_unknown_targets(
@@ -124,7 +127,7 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
     lengths = [len(r.prompt_ids) for r in requests]
     if not lengths:  # the method lets the model write nothing
         lengths = [len(speaker.chat.opening(e.messages, e.reference, "").ids) for e in sample[:200]]
-    context = config.train.max_length or models.context_length(speaker.weights.folder)
+    context = models.length_limit(speaker.weights.folder, config.train.max_length)
     quantiles = np.quantile(lengths, [0.5, 0.95, 1.0])
     found.facts["lengths"] = {
         "sampled": len(lengths),
@@ -157,7 +160,8 @@ def _cost(
     share = total / max(1, sample_size)
     new = config.generate.sampling.max_new_tokens * config.generate.sampling.n
     most_written = round(len(requests) * share * new)
-    rows = config.train.max_steps * config.train.per_device_train_batch_size if config.train.max_steps > 0 else total
+    batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    rows = config.train.max_steps * batch if config.train.max_steps > 0 else round(total * config.train.num_train_epochs)
     read = round(sum(lengths) / max(1, len(lengths)) * total)
     found.facts["cost"] = {
         "requests": round(len(requests) * share),

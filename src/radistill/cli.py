@@ -37,6 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 def main() -> None:
     """Entry point of the `radistill` command."""
     from radistill.errors import RadistillError, disk_full_is_a_message
+    from radistill.report_text import visible
 
     # Libraries' notices to each other about their next versions; nothing a user of this program could change.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
@@ -44,7 +45,8 @@ def main() -> None:
         with disk_full_is_a_message(Path.cwd()):
             app()
     except RadistillError as error:
-        typer.echo(f"error: {error}", err=True)
+        # Templates and data files are quoted in messages, and may hold what a terminal obeys.
+        typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was running that could be continued.", err=True)
@@ -131,18 +133,20 @@ def evaluate(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.", show_default=False)],
-    output_dir: Annotated[Path | None, typer.Option(help="Where the report goes; by default the first run.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the report goes; by default the run's folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Stage 5: compute all scores again from the stored predictions and write the report; needs no model."""
     from radistill.config import load_config
-    from radistill.errors import RunFolderError
+    from radistill.errors import ConfigError, RunFolderError
     from radistill.report import write_report
     from radistill.runs import RunFolder
 
     for folder in runs:
         if not (folder / "manifest.json").exists():
             raise RunFolderError(f"{folder} is no run folder: it has no manifest.json.")
+    if len(runs) > 1 and output_dir is None:
+        raise ConfigError("a report on several runs needs a folder of its own: --output-dir DIR.")
     first = load_config(runs[0] / "config.yaml")
     output = output_dir or runs[0]
     folders = [RunFolder(folder) for folder in runs]
@@ -187,14 +191,16 @@ def init(
     pair: Annotated[str, typer.Option(help="Direction of translation.")] = "de-en",
 ) -> None:
     """Write a run file to start from."""
+    import shlex
+
     from radistill.errors import ConfigError
     from radistill.runs import write_text
     from radistill.starter import run_file
 
     if path.exists():
         raise ConfigError(f"{path} exists already; name another file, or delete it first.")
-    write_text(path, run_file(name=path.stem, model=model, data=data, pair=pair))
-    typer.echo(f"wrote {path}; next: radistill check {path}")
+    write_text(path, run_file(path, model=model, data=data, pair=pair))
+    typer.echo(f"wrote {path}; next: radistill check {shlex.quote(str(path))}")
 
 
 @app.command()

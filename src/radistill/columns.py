@@ -15,7 +15,7 @@ from radistill import plugins, stats
 from radistill.errors import DataError
 from radistill.metrics.base import Metric, Pair
 from radistill.pathologies import signature_of
-from radistill.records import Prediction, Score
+from radistill.records import BASE, Prediction, Score
 from radistill.tasks.base import Task
 
 MACRO = "macro"
@@ -76,7 +76,7 @@ def cells_of(predictions: Sequence[Prediction], task: Task, task_name: str) -> C
             f"there are no predictions for the task {task_name}: nothing can be scored. Run evaluate first."
         )
     cells: Cells = {}
-    for p in sorted(predictions, key=lambda p: (p.system != "base", p.system, task.group(p.tags), p.example_id)):
+    for p in sorted(predictions, key=lambda p: (p.system != BASE, p.system, task.group(p.tags), p.example_id)):
         cell = cells.setdefault((p.system, task.group(p.tags)), [])
         if cell and cell[-1].example_id == p.example_id:
             raise DataError(

@@ -12,11 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from radistill import instructions
 from radistill.data import DataSettings
 from radistill.errors import DataError
 from radistill.records import Example
+
+if TYPE_CHECKING:
+    from radistill.data import Loaded
 
 MIN_WORDS = 3
 MIN_CHARACTERS = 10
@@ -79,6 +83,17 @@ def overlap(train: Iterable[Example], test: Iterable[Example], *, exact: bool = 
         for side in sides:
             found[side] = found.get(side, 0) + 1
     return Overlap(n_train, n_test, tuple(ids), counts)
+
+
+def facts(settings: DataSettings, train: "Loaded", test: "Loaded") -> dict[str, object]:
+    """How much of the test data occurs in the training data, for manifest and report.
+
+    Raises:
+        DataError: too much, and `data.allow_contamination` is not set.
+    """
+    found = overlap(train.examples, test.examples)
+    refuse_if_contaminated(settings, found, train_files=train.files, test_files=test.files)
+    return {"tested": found.n_test, "found": len(found.ids), "share": found.share, "by_pair": found.counts}
 
 
 def normalise(text: str) -> str:

@@ -3,6 +3,7 @@
 Import is light: the settings need pydantic alone, readers are opened by `load`.
 """
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from radistill import instructions
-from radistill.errors import DataError
+from radistill.errors import DataError, did_you_mean
 from radistill.records import Example, Message
 from radistill.settings import Settings
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from radistill.formats._find import Found
     from radistill.formats.base import Pair, Reject, Row
 
+_NEARLY = 0.85
+"""Likeness to a known task from which on a label is taken for a slip; `transliteration` stays below it."""
 Part = Literal["train", "test"]
-FormatName = Literal["auto", "alma", "lines", "tsv", "messages", "sharegpt", "alpaca", "prompt_completion"]
+FormatName = Literal[
+    "auto", "alma", "lines", "tsv", "source_target", "messages", "sharegpt", "alpaca", "prompt_completion"
+]
 
 
 class DataSource(Settings):
@@ -35,7 +40,7 @@ class DataSource(Settings):
     """Which files of a folder: those whose names start with it. `test` where the source is `data.test`."""
     pairs: tuple[str, ...] | None = Field(None, min_length=1)
     """Directions of translation, as `[de-en, en-de]`; a direction without a file of its own is read backwards.
-    null = those in the names of the files."""
+    null = those in the names of the files; a task whose `template` names no language needs none."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many after a seeded shuffle of everything read."""
 
@@ -55,21 +60,35 @@ class DataSettings(Settings):
     """What is learned and what is tested."""
 
     task: str = "translation"
-    """Name of the task the examples belong to."""
+    """Name of the task the examples belong to: `translation`, or a word of your own for any other with references."""
     train: DataSource
     """Examples to learn from."""
     test: DataSource | None = None
     """Examples to test the new skill on."""
     template: str | tuple[str, ...] | None = None
     """How parallel text is worded: names of built-in wordings (`alma`) or free text with `{source}`,
-    `{source_language}`, `{target_language}`; of several, each example gets one by a seeded draw.
-    null = all built-in wordings."""
+    `{source_language}`, `{target_language}`; of several, each example gets one by a seeded draw. Free text without
+    languages, as `Summarise: {source}`, words any task. null = all built-in wordings (of translation)."""
     system: str | None = None
     """System message put first, where a row has none of its own."""
     allow_contamination: bool = False
     """Go on although the test data occur in the training data."""
     max_contamination: float = Field(0.05, ge=0.0, le=1.0)
     """Largest share of test examples that may occur in the training data."""
+
+    @field_validator("task")
+    @classmethod
+    def _is_no_slip_of_the_pen(cls, task: str) -> str:
+        from radistill import plugins
+
+        known = plugins.available("tasks")
+        # Any label will do, so only what is nearly a known one is refused.
+        if task not in known and difflib.get_close_matches(task, known, n=1, cutoff=_NEARLY):
+            raise ValueError(
+                f"{task!r} is no known task.{did_you_mean(task, known)} A task of your own may have any name that is "
+                "not so close to one of these"
+            )
+        return task
 
     @field_validator("test")
     @classmethod
@@ -184,6 +203,7 @@ def _load(reading: _Reading, part: Part) -> Loaded:
         pairs=tuple(Pair.of(pair) for pair in source.pairs or ()),
         kinds=_kinds(source.format),
         is_test=part == "test",
+        needs_languages=any(map(instructions.names_languages, reading.templates)),
         notes=reading.notes,
     )
     found = find(wanted)
@@ -233,7 +253,7 @@ def _read(found: "Found", reading: _Reading) -> None:
         if not _add_conversations(rows, found, reading):
             raise _nothing_usable(shown, reading, rejects_before)
         return
-    for pair in found.pairs or (_languages(rows[0], shown),):
+    for pair in found.pairs or (_languages(rows[0], shown, reading),):
         if not _add_translations(rows, pair, reading):
             raise _nothing_usable(f"{shown}, for {pair},", reading, rejects_before)
 
@@ -260,9 +280,10 @@ def _add_conversations(rows: "Sequence[Row]", found: "Found", reading: _Reading)
 
 def _add_translations(rows: "Sequence[Row]", pair: "Pair", reading: _Reading) -> int:
     """Make an example of each row in one direction; returns of how many rows one could be made."""
-    from radistill.formats.base import BadRow, Conversation, text
+    from radistill.formats.base import UNNAMED, BadRow, Conversation, text
 
     added = 0
+    languages = None if pair == UNNAMED else pair
     for row in rows:
         assert not isinstance(row.content, Conversation), "a file is read by one format"
         try:
@@ -272,17 +293,22 @@ def _add_translations(rows: "Sequence[Row]", pair: "Pair", reading: _Reading) ->
             continue
         template = instructions.choose(reading.templates, str(pair), source, target, seed=reading.seed)
         prompt = instructions.render(template, source=source, source_language=pair.source, target_language=pair.target)
-        reading.add((Message("user", prompt),), target, reading.tags(row, pair, source))
+        reading.add((Message("user", prompt),), target, reading.tags(row, languages, source))
         added += 1
     return added
 
 
-def _languages(row: "Row", shown: str) -> "Pair":
-    """The direction of rows that name two languages, where nobody named one."""
-    from radistill.formats.base import Conversation, Pair
+def _languages(row: "Row", shown: str, reading: _Reading) -> "Pair":
+    """The direction of rows that name two languages, or none, where nobody named one."""
+    from radistill.formats._find import NAME_THEM
+    from radistill.formats.base import UNNAMED, Conversation, Pair
 
     assert not isinstance(row.content, Conversation), "conversations have no sides"
     codes = tuple(row.content)
+    if set(codes) == set(UNNAMED):
+        if any(map(instructions.names_languages, reading.templates)):
+            raise DataError(f"the rows of {shown} do not say which languages they are in. {NAME_THEM}")
+        return UNNAMED
     if len(codes) != 2:
         raise DataError(f"the rows of {shown} have the languages {', '.join(codes)}. Name the pairs: pairs: [de-en].")
     return Pair.of("-".join(codes))

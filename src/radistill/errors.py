@@ -62,13 +62,20 @@ def disk_full_is_a_message(where: Path) -> Iterator[None]:
     """Turn the operating system's "no space left" into a message that names the folder."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL or isinstance(error, RadistillError):
+    except Exception as error:
+        if isinstance(error, RadistillError) or not _is_disk_full(error):
             raise
         raise DiskFullError(
             f"no space left on the disk that holds {where}. What was finished is kept: make room there, "
             "or name another place with output_dir=DIR, and run the same command again."
         ) from error
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # safetensors and torch.save say it in errors of their own.
+    return any(f"os error {number}" in str(error) for number in FULL) or "PytorchStreamWriter failed" in str(error)
 
 
 @contextmanager

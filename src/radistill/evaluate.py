@@ -5,21 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from radistill import data, models, scoring
+from radistill import contamination, data, models, scoring
 from radistill.ask import answers_to, ask
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
-from radistill.errors import ConfigError
+from radistill.errors import ConfigError, DataError
 from radistill.ledger import Ledger, open_ledger
 from radistill.plugins import name_of
-from radistill.records import Example, Generation, Prediction, Request, StageRecord
+from radistill.records import BASE, Example, Generation, Prediction, Request, StageRecord
 from radistill.runs import RunFolder, begin, require, working, write_json
 from radistill.speaker import Speaker, tuned, untouched
 from radistill.tables import put_rejects, write_predictions
 from radistill.tasks.base import Task
-
-BASE = "base"
-"""Name of the untouched model in every file."""
 
 
 def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -28,6 +25,7 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     Raises:
         RunFolderError: nothing was trained yet.
         ConfigError: there is no test data.
+        DataError: the tests occur in the training data, or none of them can be used.
     """
     trained = require(run, "train")
     if config.data.test is None:
@@ -36,10 +34,11 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     base = untouched(config)
     settings = {
         "model": base.weights.identity,
+        "chat": {**config.chat.model_dump(mode="json"), "identity": base.chat.identity},
         "trained": dict(trained.outputs),
+        "trained_on": dict(require(run, "generate").inputs),
         "seed": config.seed,
-        "data": config.data.model_dump(mode="json", include={"task", "test", "template", "system"}),
-        "chat": config.chat.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
         "backend": plugin_settings(config.generate.backend),
         "evaluate": [plugin_settings(task) for task in config.evaluate],
     }
@@ -47,29 +46,48 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     if stage is None:
         return None
     with working(stage):
-        prompts, refused = _prompts(base.chat, test.examples)
-        rejected = [{**asdict(r), "file": str(r.file)} for r in test.rejects]
-        put_rejects(run.rejects, "evaluate", [*rejected, *refused])
-        speakers = {BASE: base, config.name: tuned(config, run.model)}
-        predictions: dict[str, list[Prediction]] = {name_of(task): [] for task in config.evaluate}
-        tokens = 0
-        with open_ledger(Path(config.generate.ledger)) as ledger:
-            for system, speaker in speakers.items():
-                answered = _predict(config, ledger, speaker, system, prompts)
-                for name, found in answered.items():
-                    predictions[name] += found
-        outputs = [run.scores]
-        scores: list[dict[str, Any]] = []
-        for task in config.evaluate:
-            name = name_of(task)
-            tokens += sum(p.n_tokens for p in predictions[name])
-            write_predictions(run.predictions(name), predictions[name])
-            scored = scoring.score(predictions[name], task, name, seed=config.seed)
-            scores += [asdict(s) for s in scored.scores]
-            outputs += [run.predictions(name), *_write_rows(run, name, scored)]
-        write_json(run.scores, {"schema": 1, "scores": scores})
-        stage.facts |= {"predictions": sum(map(len, predictions.values())), "tokens": tokens}
-        return stage.finish(outputs, device=models.device_name())
+        train = data.load(config.data, "train", seed=config.seed)
+        stage.facts["contamination"] = contamination.facts(config.data, train, test)
+        predictions, rejected = _predictions(config, run, base, test)
+        stage.facts |= {
+            "rejected": rejected,
+            "predictions": sum(map(len, predictions.values())),
+            "tokens": sum(p.n_tokens for found in predictions.values() for p in found),
+        }
+        return stage.finish(_score(config, run, predictions), device=models.device_name())
+
+
+def _predictions(
+    config: RunConfig, run: RunFolder, base: Speaker, test: data.Loaded
+) -> tuple[dict[str, list[Prediction]], int]:
+    """By task, the answers of the untouched model and then of the tuned one; and how many rows were refused."""
+    for task in config.evaluate:
+        task.refuse_unusable(test.examples)
+    prompts, refused = _prompts(base.chat, test.examples)
+    refused = [*({**asdict(r), "file": str(r.file)} for r in test.rejects), *refused]
+    put_rejects(run.rejects, "evaluate", refused)
+    if not prompts:
+        raise DataError(f"data.test: all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
+    predictions: dict[str, list[Prediction]] = {name_of(task): [] for task in config.evaluate}
+    with open_ledger(Path(config.generate.ledger)) as ledger:
+        for system, speaker in ((BASE, base), (config.name, tuned(config, run.model))):
+            for name, found in _predict(config, ledger, speaker, system, prompts).items():
+                predictions[name] += found
+    return predictions, len(refused)
+
+
+def _score(config: RunConfig, run: RunFolder, predictions: dict[str, list[Prediction]]) -> list[Path]:
+    """Write predictions, their statistics and scores; returns the files."""
+    outputs = [run.scores]
+    scores: list[dict[str, Any]] = []
+    for task in config.evaluate:
+        name = name_of(task)
+        write_predictions(run.predictions(name), predictions[name])
+        scored = scoring.score(predictions[name], task, name, seed=config.seed)
+        scores += [asdict(s) for s in scored.scores]
+        outputs += [run.predictions(name), *_write_rows(run, name, scored)]
+    write_json(run.scores, {"schema": 1, "scores": scores})
+    return outputs
 
 
 def _prompts(

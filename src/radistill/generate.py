@@ -36,9 +36,7 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     if stage is None:
         return None
     with working(stage):
-        found = _contamination(config, train)
-        if found is not None:
-            stage.facts["contamination"] = found
+        _refuse_contaminated_tests(config, train)
         rehearse(config, speaker.chat, train.examples[:REHEARSED])
         requests, refused = plan(config, speaker.chat, train.examples)
         refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
@@ -47,7 +45,7 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
             raise DataError(f"all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
         answered, identity = _write(config, speaker, requests)
         stage.facts |= {**asdict(answered), "rejected": len(refused), "identity": identity}
-        return stage.finish([run.rejects], device=models.device_name() if requests else "")
+        return stage.finish([], device=models.device_name() if requests else "")
 
 
 def settings(config: RunConfig, speaker: Speaker) -> dict[str, object]:
@@ -56,7 +54,7 @@ def settings(config: RunConfig, speaker: Speaker) -> dict[str, object]:
         "model": speaker.weights.identity,
         "seed": config.seed,
         "data": {**config.data.model_dump(mode="json", include={"task", "train", "template", "system"})},
-        "chat": config.chat.model_dump(mode="json"),
+        "chat": {**config.chat.model_dump(mode="json"), "identity": speaker.chat.identity},
         "method": plugin_settings(config.method),
         "backend": plugin_settings(config.generate.backend),
         "sampling": config.generate.sampling.model_dump(exclude={"seed"}),
@@ -99,18 +97,7 @@ def _write(config: RunConfig, speaker: Speaker, requests: list[Request]) -> tupl
         return ask(addressed, generator, ledger, title="generate"), generator.identity
 
 
-def overlap_facts(settings: data.DataSettings, train: Loaded, test: Loaded) -> dict[str, object]:
-    """How much of the test data occurs in the training data, for manifest and report.
-
-    Raises:
-        DataError: too much, and `data.allow_contamination` is not set.
-    """
-    found = contamination.overlap(train.examples, test.examples)
-    contamination.refuse_if_contaminated(settings, found, train_files=train.files, test_files=test.files)
-    return {"tested": found.n_test, "found": len(found.ids), "share": found.share, "by_pair": found.counts}
-
-
-def _contamination(config: RunConfig, train: Loaded) -> dict[str, object] | None:
-    if config.data.test is None:
-        return None
-    return overlap_facts(config.data, train, data.load(config.data, "test", seed=config.seed))
+def _refuse_contaminated_tests(config: RunConfig, train: Loaded) -> None:
+    """Before anything is generated, not only where the tests are used."""
+    if config.data.test is not None:
+        contamination.facts(config.data, train, data.load(config.data, "test", seed=config.seed))

@@ -92,6 +92,11 @@ def wordings(template: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(_checked(one) for one in templates)
 
 
+def names_languages(template: str) -> bool:
+    """Whether the template can only be filled by who knows the languages."""
+    return any(name != "source" for name in _PLACEHOLDER.findall(template))
+
+
 def render(template: str, *, source: str, source_language: str, target_language: str) -> str:
     """The template with its placeholders filled, in one pass: braces in the source stay what they are.
 

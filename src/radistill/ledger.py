@@ -266,7 +266,10 @@ def _messages(path: Path) -> Iterator[None]:
         code = _code(error)
         where, kept = path / "index.sqlite", "What was finished is kept."
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
-            raise DiskFullError(f"no space left on the disk that holds {where}. {kept}") from error
+            raise DiskFullError(
+                f"no space left on the disk that holds {where}. {kept} Make room there, or name another folder with "
+                "generate.ledger=DIR, and run the same command again."
+            ) from error
         match code & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 message = (

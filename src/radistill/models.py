@@ -167,8 +167,23 @@ def stored_dtype(folder: Path) -> Any:
     """The torch dtype that the model's config names, float32 where it names none."""
     import torch
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "config.json")
     return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+
+
+def refuse_adapter(weights: Weights) -> None:
+    """Refuse to train what is an adapter: a second one on top of it could not be loaded again.
+
+    Raises:
+        ModelError: these weights are an adapter and its base.
+    """
+    if weights.adapter is not None:
+        raise ModelError(
+            f"{weights.name} is an adapter itself, and one on top of it could not be loaded again. Merge it into its "
+            "base first, and name the merged folder as model: "
+            "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER), and the "
+            "same for AutoTokenizer."
+        )
 
 
 def refuse_unknown_targets(weights: Weights, settings: "LoraSettings", *, trust_remote_code: bool = False) -> None:
@@ -188,41 +203,67 @@ def refuse_unknown_targets(weights: Weights, settings: "LoraSettings", *, trust_
     adapt(skeleton, settings, base_name=weights.name, seed=0)
 
 
+def length_limit(folder: Path, wanted: int | None) -> int | None:
+    """The longest record that may be trained on: what the user wants, but never more than the model's context."""
+    known = [limit for limit in (wanted, context_length(folder)) if limit is not None]
+    return min(known, default=None)
+
+
 def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int, revision: str | None = None) -> Any:
     """The model with fresh LoRA adapters; all other weights are frozen.
 
     Raises:
-        ModelError: a target module is not in the model, or is the output head, or the model is an adapter itself.
+        ModelError: a target module is not in the model, or is the output head.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
-    if hasattr(model, "peft_config"):
-        raise ModelError(
-            f"{base_name} is an adapter itself, and one on top of it could not be loaded again. Merge it into its base "
-            "first (peft: merge_and_unload, save_pretrained), or train with train.lora=null after that."
-        )
-    targets = settings.target_modules
+    targets = _targets(model, settings)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
-        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        hint = did_you_mean(targets, names) if isinstance(targets, str) else ""
-        raise ModelError(
-            f"train.lora.target_modules: {targets!r} is not in this model; it has {names}.{hint}"
-        ) from error
+        raise ModelError(f"train.lora: {str(error).strip().partition(chr(10))[0]}") from error
     # PEFT would store the resolved folder; a hub id is what another machine can find.
-    adapted.peft_config["default"].base_model_name_or_path = base_name
-    adapted.peft_config["default"].revision = revision
+    stored = adapted.peft_config["default"]
+    stored.base_model_name_or_path = base_name
+    stored.revision = revision
+    # A set, whose order is another in each process: equal adapters would not have equal files, nor one identity.
+    stored.target_modules = sorted(stored.target_modules)
     return adapted
+
+
+def _targets(model: Any, settings: "LoraSettings") -> str | list[str]:
+    """The target modules as PEFT takes them; it would leave out in silence what it does not find."""
+    import torch
+
+    if settings.target_modules == "all-linear":
+        return "all-linear"
+    wanted = settings.target_modules
+    targets = [wanted] if isinstance(wanted, str) else list(wanted)
+    modules = {name: module for name, module in model.named_modules() if name}
+    head = next((name for name, module in modules.items() if module is model.get_output_embeddings()), None)
+    linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear) and name != head]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    places = {target: [n for n in modules if n == target or n.endswith(f".{target}")] for target in targets}
+    unknown = tuple(target for target in targets if not places[target])
+    if unknown:
+        raise ModelError(
+            f"train.lora.target_modules: {unknown!r} is not in this model; it has {known}."
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    if any(head in found for found in places.values()):
+        raise ModelError(
+            f"train.lora.target_modules: {head!r} is the output head, which is never adapted; there are {known}."
+        )
+    return targets
 
 
 def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | None = None) -> None:
@@ -231,6 +272,9 @@ def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | 
     with without_bars():
         model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
+    for file in folder.glob(WEIGHT_FILES):
+        # safetensors makes files that only their owner may read.
+        file.chmod((folder / "tokenizer_config.json").stat().st_mode & 0o666)
     if generation_config is not None and generation_config.exists():
         write_json(folder / "generation_config.json", json.loads(generation_config.read_text(encoding="utf-8")))
 
@@ -263,8 +307,8 @@ def _require_safetensors(folder: Path, name: str) -> None:
     if not pickles:
         raise ModelError(f"{name} holds a config.json but no weights ({WEIGHT_FILES}).")
     raise ModelError(
-        f"{name} holds its weights only as {', '.join(pickles[:3])}: pickle files can run code when they are opened, so "
-        "radistill reads safetensors only. Convert them on a machine you trust: "
+        f"{name} holds its weights only as {', '.join(pickles[:3])}: pickle files can run code when they are opened, "
+        "so radistill reads safetensors only. Convert them on a machine you trust: "
         "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
     )
 
@@ -280,8 +324,8 @@ def _from_hub(name: str, revision: str | None) -> Weights:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"no model {name!r}: there is no such folder here, and it cannot be fetched from the hub ({reason}).{_near(name)} "
-            "Name a folder, or check the hub id, the network and HF_TOKEN."
+            f"no model {name!r}: there is no such folder here, and it cannot be fetched from the hub ({reason})."
+            f"{_near(name)} Name a folder, or check the hub id, the network and HF_TOKEN."
         ) from error
     _require_safetensors(folder, name)
     return Weights(name=name, folder=folder, identity=f"{name}@{folder.name}")

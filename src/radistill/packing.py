@@ -71,15 +71,19 @@ class Collator:
     pad_id: int
     packing: bool = True
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Row], *, width: int | None = None) -> dict[str, torch.Tensor]:
         """A batch of R rows of L ids with N trained tokens.
+
+        Args:
+            rows: the records.
+            width: L; None = the length of the longest record.
 
         Returns:
             `input_ids` and `position_ids` (R, L); `places_N`: where in the flattened (R x L) hidden states each trained
             token is predicted; `targets_N`, `weights_N`, `origins_N`, `pools_N`; `n_tokens`: ids without padding, ().
         """
         lengths = [len(row) for row in rows]
-        width = max(lengths)
+        width = width or max(lengths)
         bins = pack(lengths, width) if self.packing else [[i] for i in range(len(rows))]
         ids = np.full((len(bins), width), self.pad_id, dtype=np.int64)
         # Padding stands at position 0 each: to the mask it is a row of records of one id, apart from all others.

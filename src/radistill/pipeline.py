@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from radistill import models
+from radistill import data, models
 from radistill.assemble import assemble
 from radistill.config import RunConfig, as_yaml
 from radistill.errors import ConfigError, RadistillError, did_you_mean
@@ -55,10 +55,15 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
             "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one "
             "by one (radistill generate, assemble, train)."
         )
+    if "evaluate" in stages and len(stages) > 1 and "evaluate" not in folder.stages():
+        test = data.load(config.data, "test", seed=config.seed)
+        for task in config.evaluate:
+            task.refuse_unusable(test.examples)
     if "train" in stages and len(stages) > 1 and "train" not in folder.stages():
         refuse_unusable_settings(config)
+        weights = models.resolve(config.model, revision=config.revision)
+        models.refuse_adapter(weights)
         if config.train.lora is not None:
-            weights = models.resolve(config.model, revision=config.revision)
             models.refuse_unknown_targets(weights, config.train.lora, trust_remote_code=config.trust_remote_code)
 
 
@@ -103,12 +108,14 @@ def run(
                 record = FUNCTIONS[name](config, folder, redo=again)
             except KeyboardInterrupt as error:
                 raise Interrupted(
-                    f"interrupted in the stage `{name}`. What was done is kept in {folder.path}; the same command goes "
-                    "on from there."
+                    f"interrupted in the stage `{name}`. What was done is kept in {folder.path}; the same command"
+                    f"{' without --redo' if redo else ''} goes on from there."
                 ) from error
             outcome = StageOutcome(name, record or folder.stages()[name], reused=record is None)
-            # Only after a stage has accepted the config, so that a refused one leaves the folder's own as it is.
-            write_text(folder.config, as_yaml(config))
+            # Only when a stage was really done: a later one may still refuse the config, and the folder's own must be
+            # the one its results were made with.
+            if record is not None or not folder.config.exists():
+                write_text(folder.config, as_yaml(config))
             done(outcome)
             outcomes.append(outcome)
     return outcomes

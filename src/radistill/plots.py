@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from radistill.records import BASE
 from radistill.report_text import shorten, visible
 
 INK, MUTED, GRID, PANEL = "#1b1f24", "#5d6670", "#d9dee3", "#fefefe"
@@ -33,7 +34,6 @@ ORIGINS = {
     "end": "#56b4e9",
 }
 """Colour of each origin of tokens; the report's segments have the same ones."""
-BASELINE = "base"
 WIDTH = 7.2  # inches; a report column
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
@@ -258,11 +258,11 @@ def _label(name: str) -> str:
 
 
 def _looks(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
-    tuned = [s for s in systems if s != BASELINE]
+    tuned = [s for s in systems if s != BASE]
     looks: dict[str, dict[str, Any]] = {
         s: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i, s in enumerate(tuned)
     }
-    looks[BASELINE] = {"color": MUTED, "marker": "o", "markerfacecolor": PANEL, "markeredgewidth": 1.6}
+    looks[BASE] = {"color": MUTED, "marker": "o", "markerfacecolor": PANEL, "markeredgewidth": 1.6}
     return looks
 
 

@@ -21,6 +21,10 @@ Labels = Literal["hard", "stored", "live"]
 FinishReason = Literal["stop", "length", "error"]
 
 
+BASE = "base"
+"""Name of the untouched model in every file."""
+
+
 def digest(*parts: object) -> str:
     """32 hexadecimal digits (128 bits) that name the parts; equal parts give equal digests on every machine."""
     text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
@@ -168,7 +172,7 @@ class TrainingRecord:
         assert len(self.texts) == len(self.segments)
         at = 0
         for segment in self.segments:
-            assert segment.start == at and segment.stop >= at, f"segments of {self.id} have a gap or overlap at {at}"
+            assert segment.start == at <= segment.stop, f"segments of {self.id} have a gap or overlap at {at}"
             at = segment.stop
         assert at == len(self.token_ids), f"segments of {self.id} cover {at} of {len(self.token_ids)} ids"
 

@@ -14,13 +14,12 @@ import yaml
 
 from radistill import plugins
 from radistill.errors import ConfigError, RunFolderError
-from radistill.records import Prediction, Segment, StageRecord
+from radistill.records import BASE, Prediction, Segment, StageRecord
 from radistill.runs import RunFolder
 from radistill.seeds import generator
 from radistill.tables import read_jsonl, read_predictions
 from radistill.tasks.base import Task
 
-BASELINE = "base"
 UNTOUCHED = "untouched"
 """What stands for a method where there was none."""
 
@@ -121,7 +120,7 @@ def read_run(folder: RunFolder, tasks: Mapping[str, Task] | None = None) -> Run:
         log=tuple(read_jsonl(folder.train_log)) if folder.train_log.exists() else (),
         tasks={task: found[task] for task in found if task in answers},
         answers={task: _of_run(rows, name, folder) for task, rows in answers.items()},
-        base={task: tuple(p for p in rows if p.system == BASELINE) for task, rows in answers.items()},
+        base={task: tuple(p for p in rows if p.system == BASE) for task, rows in answers.items()},
     )
 
 
@@ -149,7 +148,7 @@ def together(runs: Sequence[Run]) -> tuple[list[Run], list[Evaluation], list[str
             notes.append(f"{task}: not evaluated for {', '.join(missing)}.")
         rows = (replace(p, system=run.name) for run in holders for p in run.answers[task])
         evaluations.append(Evaluation(name=task, task=holders[0].tasks[task], predictions=(*base, *rows)))
-    return named, evaluations, notes
+    return named, evaluations, [*notes, *_tested_on_training_data(named), *_refused_tests(named)]
 
 
 def trained_rows(path: Path, *, seed: int, count: int = 3) -> list[TrainedRow]:
@@ -230,7 +229,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _of_run(rows: Iterable[Prediction], name: str, folder: RunFolder) -> tuple[Prediction, ...]:
-    tuned = [p for p in rows if p.system != BASELINE]
+    tuned = [p for p in rows if p.system != BASE]
     systems = sorted({p.system for p in tuned})
     # A renamed folder still holds the predictions under the run's old name.
     wanted = name if name in systems else systems[0] if len(systems) == 1 else None
@@ -243,7 +242,7 @@ def _of_run(rows: Iterable[Prediction], name: str, folder: RunFolder) -> tuple[P
 
 
 def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
-    taken = {BASELINE}
+    taken = {BASE}
     named = []
     for run in runs:
         name, ordinal = run.name, 1
@@ -261,7 +260,7 @@ def _differing_models(runs: Sequence[Run]) -> list[str]:
         return []
     return [
         f"The runs began with different models: {runs[0].name} with {runs[0].model}, {', '.join(others)}. "
-        f"{BASELINE} is {runs[0].model}; differences of the other runs to it are not effects of their training alone."
+        f"{BASE} is {runs[0].model}; differences of the other runs to it are not effects of their training alone."
     ]
 
 
@@ -286,3 +285,20 @@ def _differing_base(task: str, run: Run, base: Sequence[Prediction]) -> list[str
         f"{task}: the untouched model in {run.name} answered {others} of {len(base)} items otherwise than the one "
         "compared with, so the runs do not share one baseline; only the first one's is used."
     ]
+
+
+def _tested_on_training_data(runs: Sequence[Run]) -> list[str]:
+    notes: list[str] = []
+    for run in runs:
+        evaluated = run.stages.get("evaluate")
+        found = evaluated.facts.get("contamination") if evaluated else None
+        if isinstance(found, Mapping) and found.get("found"):
+            said = f"{found['found']} of {found['tested']} tests occur in the training data"
+            notes.append(f"{run.name}: {said} ({float(found['share']):.2%}).")
+    return notes
+
+
+def _refused_tests(runs: Sequence[Run]) -> list[str]:
+    counts = {run.name: run.fact("evaluate", "rejected") for run in runs}
+    said = "test rows were refused and are not in the scores; see rejects.jsonl."
+    return [f"{name}: {count:g} {said}" for name, count in counts.items() if count]

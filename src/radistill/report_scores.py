@@ -10,8 +10,8 @@ from typing import Any
 import radistill
 from radistill import scoring, stats
 from radistill.columns import MACRO, RAW, counts_of, key_of, measures
-from radistill.records import Score
-from radistill.report_data import BASELINE, UNTOUCHED, Evaluation, Run
+from radistill.records import BASE, Score
+from radistill.report_data import UNTOUCHED, Evaluation, Run
 
 SCHEMA = 1
 
@@ -61,8 +61,8 @@ def results(evaluations: Sequence[Evaluation], *, seed: int) -> list[Result]:
     found = []
     for evaluation in evaluations:
         scored = scoring.score(evaluation.predictions, evaluation.task, evaluation.name, seed=seed)
-        tuned = [s for s in evaluation.systems if s != BASELINE] if BASELINE in evaluation.systems else []
-        comparisons = tuple(c for system in tuned for c in scoring.compare(scored, system=system, baseline=BASELINE))
+        tuned = [s for s in evaluation.systems if s != BASE] if BASE in evaluation.systems else []
+        comparisons = tuple(c for system in tuned for c in scoring.compare(scored, system=system, baseline=BASE))
         found.append(Result(evaluation=evaluation, scored=scored, comparisons=comparisons))
     return found
 
@@ -72,7 +72,7 @@ def kept(found: Sequence[Result], *, system: str, margin: float) -> Kept | None:
     abilities = {
         r.evaluation.name: r
         for r in found
-        if r.evaluation.task.kind == "ability" and {system, BASELINE} <= set(r.evaluation.systems)
+        if r.evaluation.task.kind == "ability" and {system, BASE} <= set(r.evaluation.systems)
     }
     retentions = {name: scoring.retention(r.scored, system=system, margin=margin) for name, r in abilities.items()}
     macro = stats.macro_retention(retentions)
@@ -104,7 +104,7 @@ def as_json(
     """The report as plain values, by the published schema."""
     return {
         "schema": SCHEMA,
-        "baseline": BASELINE,
+        "baseline": BASE,
         "runs": [_run(None, found, margin), *(_run(run, found, margin) for run in runs)],
         "title": title,
         "radistill": radistill.__version__,
@@ -118,7 +118,7 @@ def as_json(
 
 
 def _run(run: Run | None, found: Sequence[Result], margin: float) -> dict[str, Any]:
-    system = run.name if run else BASELINE
+    system = run.name if run else BASE
     mine = [result for result in found if system in result.evaluation.systems]
     what_is_kept = kept(found, system=system, margin=margin)
     signatures = {s.signature for result in mine for s in result.scored.scores if s.system == system}
@@ -132,7 +132,7 @@ def _run(run: Run | None, found: Sequence[Result], margin: float) -> dict[str, A
         "abilities": {
             result.evaluation.name: _ability(result, system, margin)
             for result in mine
-            if result.evaluation.task.kind == "ability" and BASELINE in result.evaluation.systems
+            if result.evaluation.task.kind == "ability" and BASE in result.evaluation.systems
         },
         "tokens_trained": _whole(run.fact("train", "tokens_trained")) if run else 0,
         "tokens_processed": _whole(run.fact("train", "tokens_processed")) if run else 0,

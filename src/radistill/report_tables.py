@@ -6,8 +6,8 @@ from typing import Any
 
 from radistill import scoring
 from radistill.columns import MACRO, RATE, RAW, TOKENS
-from radistill.records import Score, StageRecord
-from radistill.report_data import BASELINE, Run
+from radistill.records import BASE, Score, StageRecord
+from radistill.report_data import Run
 from radistill.report_scores import Result, headline, kept
 from radistill.report_text import ABSENT, count, duration, interval, number, p_value, signed
 
@@ -80,7 +80,7 @@ def scores(result: Result, metric: str) -> Table:
     name = metric_name(metric)
     return Table(
         caption=f"{name} of the answers on {result.evaluation.name}, with 95 % intervals",
-        head=("group", "system", name, "95 %", f"minus {BASELINE}", "95 %", "p (Holm)", "n", "failed"),
+        head=("group", "system", name, "95 %", f"minus {BASE}", "95 %", "p (Holm)", "n", "failed"),
         rows=tuple(rows),
         words=2,
         strong=(MEAN,),
@@ -159,7 +159,7 @@ def abilities(found: Sequence[Result], runs: Sequence[Run], *, margin: float) ->
     for run in runs:
         what = kept(found, system=run.name, margin=margin)
         for name, result in tested.items():
-            if run.name not in result.evaluation.systems or BASELINE not in result.evaluation.systems:
+            if run.name not in result.evaluation.systems or BASE not in result.evaluation.systems:
                 continue
             r = scoring.retention(result.scored, system=run.name, margin=margin)
             share = (
@@ -189,7 +189,7 @@ def trained_on(runs: Sequence[Run]) -> Table:
         ("failed", "generate", "failed"),
     ]
     rows = [(label, [count(run.fact(stage, name)) for run in runs]) for label, stage, name in facts]
-    rows.append(("contamination", [_plain(_facts(run, "generate").get("contamination")) for run in runs]))
+    rows.append(("contamination", [_plain(_facts(run, "evaluate").get("contamination")) for run in runs]))
     rows += [(name, [count(run.summary.get(name)) for run in runs]) for name in ("examples", "records")]
     reasons = dict.fromkeys(reason for run in runs for reason in _part(run, "dropped"))
     rows += [(f"dropped: {r}", [count(_part(run, "dropped").get(r, 0)) for run in runs]) for r in reasons]

@@ -10,8 +10,8 @@ import radistill
 from radistill import plots, report_tables, report_words, stats
 from radistill.columns import MACRO
 from radistill.plots import Drawing, Estimate
-from radistill.records import Prediction
-from radistill.report_data import BASELINE, Evaluation, Run, sampled_items, trained_rows
+from radistill.records import BASE, Prediction
+from radistill.report_data import Evaluation, Run, sampled_items, trained_rows
 from radistill.report_scores import Result
 from radistill.report_tables import Table, group_name, label_name, metric_name
 from radistill.report_text import count, listed, shorten, spaces_shown, tokens
@@ -336,7 +336,7 @@ def _n_items(evaluation: Evaluation) -> int:
 def _about_intervals() -> str:
     return (
         f"Intervals are bootstrap intervals over {count(stats.DRAWS)} draws of the test items. Differences to "
-        f"{BASELINE}, the untouched model, are paired: both are scored on the same draws. p is corrected for the "
+        f"{BASE}, the untouched model, are paired: both are scored on the same draws. p is corrected for the "
         "number of groups (Holm); the mean over the groups is one test by itself."
     )
 

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from radistill.errors import RunFolderError, writing_into
 from radistill.records import StageRecord
 
+COMPARED_BYTES = 64 << 20
 STAGES = ("generate", "assemble", "train", "evaluate", "report")
 RECORDED_VERSIONS = ("radistill", "torch", "transformers", "peft", "accelerate", "tokenizers", "sacrebleu", "numpy")
 
@@ -196,9 +197,16 @@ class RunFolder:
                     "output_dir."
                 ) from error
         try:
+            self._clean()
             yield
         finally:
             lock.release()
+
+    def _clean(self) -> None:
+        """Delete what a killed process had begun to write."""
+        for folder in (self.path, self.path / "predictions", self.path / "rows", self.model, self.figures):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
 
 
 @dataclass
@@ -337,7 +345,15 @@ def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def _outputs_stand(record: StageRecord, run: RunFolder) -> bool:
-    return all((run.path / name).exists() for name in record.outputs)
+    """Whether what the stage wrote is still there, as it wrote it; files of gigabytes are only looked for."""
+    files = {name: run.path / name for name in record.outputs}
+    if not all(path.exists() for path in files.values()):
+        return False
+    return all(sha256(path) == record.outputs[name] for name, path in files.items() if _size(path) <= COMPARED_BYTES)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _shown(path: Path, run: RunFolder) -> str:

@@ -35,7 +35,7 @@ from radistill.errors import DataError
 from radistill.languages import base_code
 from radistill.metrics.base import Metric
 from radistill.pathologies import labels_of
-from radistill.records import Prediction, Score
+from radistill.records import BASE, Prediction, Score
 from radistill.runs import atomic
 from radistill.tasks.base import Task
 from radistill.tasks.translation import Translation
@@ -123,7 +123,7 @@ def score(predictions: Sequence[Prediction], task: Task, task_name: str, *, seed
     )
 
 
-def compare(scored: Scored, *, system: str, baseline: str = "base") -> tuple[Comparison, ...]:
+def compare(scored: Scored, *, system: str, baseline: str = BASE) -> tuple[Comparison, ...]:
     """Differences to the baseline for every metric, in every group and over all groups.
 
     Raises:
@@ -157,7 +157,7 @@ def compare(scored: Scored, *, system: str, baseline: str = "base") -> tuple[Com
 
 
 def retention(
-    scored: Scored, *, system: str, margin: float, baseline: str = "base", metric: str | None = None
+    scored: Scored, *, system: str, margin: float, baseline: str = BASE, metric: str | None = None
 ) -> stats.Retention:
     """How much of the task the system retains, over all its groups, by one metric (the first unless named).
 

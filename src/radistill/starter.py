@@ -1,9 +1,12 @@
 """The run file that `radistill init` writes: the settings a user changes first, with a word on each."""
 
-import json
+import re
+import shlex
+import unicodedata
+from pathlib import Path
 
 TEMPLATE = """\
-# A radistill run. `radistill check {name}.yaml` finds what is wrong, `radistill run {name}.yaml` does it all.
+# A radistill run. `radistill check {file}` finds what is wrong, `radistill run {file}` does it all.
 # All settings with their meaning: `radistill schema`, `radistill list`.
 name: {name}
 model: {model}             # hub id or folder of a chat model
@@ -28,11 +31,44 @@ evaluate:
 """
 
 
-def run_file(*, name: str, model: str, data: str, pair: str) -> str:
-    """The text of a run file; values are quoted where YAML needs it."""
-    return TEMPLATE.format(name=name, model=_quoted(model), data=_quoted(data), pair=pair)
+def run_file(path: Path, *, model: str, data: str, pair: str) -> str:
+    """The text of a run file; values are quoted where YAML needs it.
+
+    Args:
+        path: where it will be written; the run is named after it.
+        model: hub id or folder.
+        data: folder or file with the examples.
+        pair: direction of translation.
+
+    Raises:
+        DataError: the pair is none.
+    """
+    from radistill.formats.base import Pair
+
+    file = shlex.quote(path.name) if path.name.isprintable() else "THIS_FILE"
+    return TEMPLATE.format(
+        file=file,
+        name=_quoted(run_name(path.stem)),
+        model=_quoted(model),
+        data=_quoted(data),
+        pair=_quoted(str(Pair.of(pair))),
+    )
+
+
+def run_name(stem: str) -> str:
+    """A valid name for a run, as near as may be to that of its file."""
+    # `base` is what reports call the untouched model.
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stem):
+        return "base-run" if stem == "base" else stem
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")
+    return run_name(name) if name else "run"
 
 
 def _quoted(value: str) -> str:
-    plain = all(c.isalnum() or c in "._-/" for c in value) and value[:1].isalnum()
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    """The value as YAML that reads it back as this text: `2024` and `null` are text only in quotes."""
+    import yaml
+
+    if re.fullmatch(r"[^\W_][\w./-]*", value) and yaml.safe_load(value) == value:
+        return value
+    return str(yaml.safe_dump(value, default_style='"', allow_unicode=True, width=1 << 20)).strip()

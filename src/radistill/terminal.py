@@ -8,16 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from radistill import plugins
-from radistill.errors import ConfigError, did_you_mean
+from radistill.errors import ConfigError, DataError, did_you_mean
+from radistill.report_text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from radistill.chat import Chat
     from radistill.check import Findings
     from radistill.config import RunConfig
     from radistill.pipeline import StageOutcome
-    from radistill.records import Example, Segment, TrainingRecord
+    from radistill.records import Example, Origin, Segment, TrainingRecord
 
+SPARE = 100
+"""So many rows more than asked for are looked at where some cannot be shown."""
 COLOURS = {
     "prompt": "dim",
     "reference": "bold blue",
@@ -47,10 +51,10 @@ def show_scores(report: dict[str, Any]) -> None:
     for run in report["runs"]:
         skill = run["new_skill"]
         if skill is None:  # no task of the run tests a new skill
-            table.add_row(escape(run["name"]), escape(str(run["method"])), "–", "–", "–")
+            table.add_row(_safe(run["name"]), _safe(run["method"]), "–", "–", "–")
             continue
         value = f"{skill['value']:.2f} [{skill['low']:.2f}, {skill['high']:.2f}]"
-        table.add_row(escape(run["name"]), escape(str(run["method"])), skill["metric"], value, f"{skill['n']:,}")
+        table.add_row(_safe(run["name"]), _safe(run["method"]), _safe(skill["metric"]), value, f"{skill['n']:,}")
     Console().print(table)
 
 
@@ -66,14 +70,14 @@ def show_findings(found: "Findings") -> None:
                 + (f" ({pairs})" if pairs else "")
             )
     if facts.get("contamination"):
-        console.print(f"contamination: {escape(_one_line(facts['contamination']))}")
+        console.print(f"contamination: {_safe(_one_line(facts['contamination']))}")
     if "template" in facts:
         template = facts["template"]
         console.print(
-            f"template: {template['bos']} BOS, a turn ends with {escape(repr(template['end_of_turn']))}, generation "
-            f"stops at {escape(str(template['stops_at']))}"
+            f"template: {template['bos']} BOS, a turn ends with {_safe(repr(template['end_of_turn']))}, generation "
+            f"stops at {_safe(template['stops_at'])}"
         )
-        console.print(Text("  first prompt: ").append(repr(template["prompt"]), style="dim"))
+        console.print(Text("  first prompt: ").append(visible(repr(template["prompt"])), style="dim"))
     if "lengths" in facts:
         lengths = facts["lengths"]
         console.print(
@@ -86,9 +90,9 @@ def show_findings(found: "Findings") -> None:
     if "cost" in facts:
         console.print(f"cost: {_one_line(facts['cost'])}")
     for note in found.notes:
-        console.print(Text("note: ", style="yellow").append(note, style="default"))
+        console.print(Text("note: ", style="yellow").append(visible(note), style="default"))
     for problem in found.problems:
-        console.print(Text("problem: ", style="bold red").append(problem, style="default"))
+        console.print(Text("problem: ", style="bold red").append(visible(problem), style="default"))
     console.print("no problem found" if not found.problems else f"{len(found.problems)} problem(s) found")
 
 
@@ -103,16 +107,17 @@ def show_preview(config: "RunConfig", rows: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     run = RunFolder(Path(config.output_dir))
     if run.records.exists():
-        console.print(f"from {run.records}", style="dim")
+        console.print(Text(f"from {run.records}", style="dim"))
         records: Iterable[TrainingRecord] = islice(read_records(run.records), rows)
     else:
-        console.print("nothing is assembled yet: rationales are missing below", style="dim")
-        records = _unwritten(config, rows)
+        records, notes = _unwritten(config, rows)
+        for note in notes:
+            console.print(Text(visible(note), style="dim"))
     for record in records:
         console.rule(f"record {record.id[:12]}, {len(record.token_ids)} tokens", align="left")
         text = Text()
         for segment, part in zip(record.segments, record.texts, strict=True):
-            text.append(part, style=COLOURS[segment.origin])
+            text.append(visible(part), style=COLOURS[segment.origin])
         console.print(text)
         for segment in record.segments:
             console.print(Text(_segment_line(segment, record.token_ids), style=COLOURS[segment.origin]))
@@ -135,17 +140,54 @@ def show_plugins(kind: str | None) -> None:
                 console.print(Text(f"      {field} {default}  ").append(_squeezed(info.description), style="dim"))
 
 
-def _unwritten(config: "RunConfig", rows: int) -> "Sequence[TrainingRecord]":
+def _unwritten(config: "RunConfig", rows: int) -> "tuple[list[TrainingRecord], list[str]]":
+    """Records of the first examples before anything is generated, and what to know about them.
+
+    Raises:
+        DataError: none of the examples looked at can be put into ids.
+    """
     from radistill import data
-    from radistill.methods.base import record
+    from radistill.chat import RowError
     from radistill.speaker import untouched
 
     chat = untouched(config).chat
-    examples: Sequence[Example] = data.load(config.data, "train", seed=config.seed).examples[:rows]
-    separator = getattr(config.method, "separator", "")
-    return [
-        record(e, chat, chat.opening(e.messages, e.reference, separator), weights={"reference": 1.0}) for e in examples
-    ]
+    examples = data.load(config.data, "train", seed=config.seed).examples[: rows + SPARE]
+    records: list[TrainingRecord] = []
+    skipped: list[str] = []
+    is_whole = True
+    for example in examples:
+        if len(records) >= rows:
+            break
+        try:
+            found, whole = _before_generation(config, chat, example)
+        except RowError as error:
+            skipped.append(str(error))
+            continue
+        records += found
+        is_whole &= whole
+    if skipped and not records:
+        raise DataError(f"data.train: none of {len(skipped)} rows can be put into ids, the first because {skipped[0]}")
+    missing = "" if is_whole else ": rationales are missing below"
+    notes = [f"nothing is assembled yet{missing}"]
+    if skipped:
+        notes.append(
+            f"{len(skipped)} rows cannot be put into ids and are left out here, the first because {skipped[0]}"
+        )
+    return records[:rows], notes
+
+
+def _before_generation(
+    config: "RunConfig", chat: "Chat", example: "Example"
+) -> "tuple[Sequence[TrainingRecord], bool]":
+    """The example's records as far as they are known, and whether that is all of them."""
+    from radistill.methods.base import record
+
+    method = config.method
+    if not method.plan(example, chat, config.generate.sampling):
+        return method.assemble(example, chat, []), True
+    opening = chat.opening(example.messages, example.reference, getattr(method, "separator", ""))
+    weights: dict[Origin, float] = {"reference": 1.0, "separator": getattr(method, "rationale_weight", 1.0)}
+    return [record(example, chat, opening, weights=weights)], False
 
 
 def _segment_line(segment: "Segment", ids: "Sequence[int]") -> str:
@@ -160,6 +202,11 @@ def _one_line(facts: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _safe(value: object) -> str:
+    """Other people's text, for rich to print as it is."""
+    return escape(visible(str(value)))
 
 
 def _squeezed(text: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from radistill import __version__, models, seeds
 from radistill.config import RunConfig, plugin_settings
-from radistill.errors import DataError
+from radistill.errors import DataError, writing_into
 from radistill.progress import progress
 from radistill.records import StageRecord
 from radistill.runs import RunFolder, begin, require, working, write_text
@@ -34,7 +34,7 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
     stage = begin(run, "train", settings, [run.records], redo=redo)
     if stage is None:
         return None
-    with working(stage):
+    with working(stage), writing_into(run.model):
         if redo:
             _forget(run)
         trainer, recorder = _fit(config, run, speaker)
@@ -66,7 +66,13 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
     from transformers import PrinterCallback
 
     from radistill.packing import Collator, Row
-    from radistill.trainer import Recorder, Rows, SegmentTrainer, stopping_on_signals
+    from radistill.trainer import (
+        Recorder,
+        Rows,
+        SegmentTrainer,
+        refuse_contaminated_packing,
+        stopping_on_signals,
+    )
 
     rows = [Row.of(record) for record in read_records(run.records)]
     if not rows:
@@ -85,6 +91,8 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
             data_collator=Collator(pad_id=speaker.chat.end_id, packing=config.train.packing),
             callbacks=[recorder],
         )
+        if config.train.packing:
+            refuse_contaminated_packing(trainer.model, rows, pad_id=speaker.chat.end_id)
         trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
         trainer.tokens_processed, trainer.tokens_trained = done["tokens"], done["tokens_trained"]
         shown.advance(done["step"])
@@ -98,6 +106,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
 def _model(config: RunConfig, speaker: Speaker) -> Any:
     """Frozen weights may be bf16; what is trained is float32, or small updates would be rounded away."""
     settings = config.train
+    models.refuse_adapter(speaker.weights)
     half = settings.bf16 and settings.lora is not None
     model = models.load(
         speaker.weights,

@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "echo": {"batch_size": 5},
     "transformers": {"batch_size": 5, "dtype": "float32"},
 }
-"""How a backend is opened here; one that needs a server is started by its own tests, which call `keep_the_contract`."""
+"""How a backend is opened here."""
 SENTENCES = ["The old dog sees the tree.", "Hello", "Die schöne Katze hört den König. 🙂", "a " * 30, "日本語"]
 DRAWN = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=7, n=3, seed=1)
 PLANS = {
@@ -124,8 +124,9 @@ def test_an_answer_depends_on_its_own_request_alone(name: str, speaker: Speaker)
 def test_other_seeds_and_other_indices_give_other_answers(name: str, speaker: Speaker) -> None:
     plan = requests(speaker, DRAWN, DRAWN.model_copy(update={"seed": 2}))
     with opened(name, speaker) as generator:
-        written = {(g.token_ids) for g in answers(generator, plan).values() if g.n_tokens > 3}
-    assert len(written) > 0.8 * sum(r.sampling.n for r in plan) * (0.5 if name == "echo" else 1)
+        written = [g.token_ids for g in answers(generator, plan).values() if g.n_tokens > 3]
+    assert len(written) > 20
+    assert len(set(written)) > 0.8 * len(written)
 
 
 def test_the_cut_into_units_depends_on_the_plan_alone(name: str, speaker: Speaker) -> None:

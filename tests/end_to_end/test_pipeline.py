@@ -14,7 +14,7 @@ import pytest
 
 from radistill import pipeline, runs, tables
 from radistill.config import RunConfig, as_dict, config_from, load_config
-from radistill.errors import RunFolderError
+from radistill.errors import DataError, RunFolderError
 from radistill.ledger import open_ledger
 from radistill.runs import STAGES, RunFolder
 from radistill.schema import report_schema
@@ -256,3 +256,96 @@ def shards(raw: dict[str, Any]) -> list[Path]:
 
 def rows_in_ledger(raw: dict[str, Any]) -> int:
     return sum(p.read_bytes().count(b'"key"') for p in shards(raw))
+
+
+def test_a_refused_later_stage_leaves_the_config_that_the_results_were_made_with(raw_config: dict[str, Any]) -> None:
+    config = config_from(raw_config)
+    full_run(config)
+    stored = (Path(config.output_dir) / "config.yaml").read_bytes()
+    changed = config_from({**raw_config, "train": {**raw_config["train"], "learning_rate": 5e-4}})
+    with pytest.raises(RunFolderError, match="learning_rate"):
+        full_run(changed)
+    assert (Path(config.output_dir) / "config.yaml").read_bytes() == stored
+
+
+def test_tests_that_occur_in_the_training_data_are_refused_when_they_are_put_in_later(
+    raw_config: dict[str, Any],
+) -> None:
+    full_run(config_from(raw_config))
+    source = {**raw_config["data"]["train"], "split": "train", "limit": 10}
+    changed = {**raw_config, "data": {**raw_config["data"], "test": source}}
+    with pytest.raises(RunFolderError, match=r"data\.test"):
+        full_run(config_from(changed))
+    with pytest.raises(DataError, match=r"occur in the training data"):
+        full_run(config_from(changed), redo="evaluate")
+    forced = {**changed, "data": {**changed["data"], "allow_contamination": True}}
+    full_run(config_from(forced), redo="evaluate")
+    report = json.loads((Path(raw_config["output_dir"]) / "report.json").read_text(encoding="utf-8"))
+    assert any("occur in the training data" in note for note in report["notes"])
+
+
+def test_a_changed_chat_template_is_noticed(raw_config: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = shutil.copytree(tiny_model, tmp_path / "changing")
+    config = config_from({**raw_config, "model": str(model), "method": "vanilla"})
+    full_run(config)
+    template = model / "chat_template.jinja"
+    template.write_text("Talk:\n" + template.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"chat\.identity"):
+        full_run(config)
+
+
+def test_examples_without_a_language_pair_are_refused_before_anything_is_generated(
+    raw_config: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "Yes."}]} for i in "ab"
+    ]
+    file = tmp_path / "talk.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    raw_config["data"] = {"task": "talk", "train": {"path": str(file)}, "test": {"path": str(file)}}
+    raw_config["data"]["allow_contamination"] = True
+    config = config_from(raw_config)
+    with pytest.raises(DataError, match=r"needs the language pair"):
+        full_run(config)
+    assert not RunFolder(Path(config.output_dir)).stages()
+    outcomes = full_run(config, stages=("generate", "assemble", "train"))
+    assert outcomes[-1].name == "train"
+
+
+def test_a_record_may_not_be_longer_than_the_context_whatever_the_user_allows(raw_config: dict[str, Any]) -> None:
+    from radistill import models
+
+    assert models.length_limit(Path(raw_config["model"]), 100_000) == 256
+    assert models.length_limit(Path(raw_config["model"]), 100) == 100
+    assert models.length_limit(Path(raw_config["model"]), None) == 256
+
+
+def test_a_damaged_output_is_made_again(raw_config: dict[str, Any]) -> None:
+    config = config_from(raw_config)
+    full_run(config)
+    report = Path(config.output_dir) / "report.json"
+    whole = report.read_bytes()
+    report.write_text("{}", encoding="utf-8")
+    outcomes = {o.name: o.reused for o in full_run(config)}
+    assert outcomes["report"] is False
+    assert outcomes["train"] is True
+    assert report.read_bytes() == whole
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 64}])
+def test_a_disk_that_fills_while_training_is_one_message(
+    raw_config: dict[str, Any], write_config: Write, lora: Any
+) -> None:
+    """The system refuses files of more than 40 kB, as a full disk would refuse the model's."""
+    raw_config["train"] |= {"lora": lora, "max_steps": 2}
+    path = write_config(raw_config)
+    for earlier in ("generate", "assemble"):
+        assert run_verb(earlier, path) == 0
+    command = f"ulimit -f 40; exec {sys.executable} -m radistill.cli train {path}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "no space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run_verb("train", path) == 0

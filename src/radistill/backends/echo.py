@@ -45,7 +45,9 @@ class EchoGenerator:
     @cached_property
     def markup(self) -> frozenset[int]:
         """Ids that are no text."""
-        return frozenset({*self.chat.tokenizer.all_special_ids, *self.chat.stop_ids})
+        tokenizer = self.chat.tokenizer
+        added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        return frozenset({*added, *tokenizer.all_special_ids, *self.chat.stop_ids})
 
     @property
     def identity(self) -> str:

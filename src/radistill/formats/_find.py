@@ -3,7 +3,8 @@
 Parallel text in a folder is found by name: `{split}.de-en.json` (or `.jsonl`, `.parquet`), `{split}.de-en.de` with
 `{split}.de-en.en`, `{split}.de-en.tsv`, in the folder itself or in a subfolder named for the pair (`deen`, `ende`,
 `de-en`). A direction's own file is preferred; else the file of the other direction is read backwards. Then come
-`{split}.de` with `{split}.en`, and last whole files: `{split}.json` and the like.
+`{split}.de` with `{split}.en`, then `{split}.source` with `{split}.target`, and last whole files: `{split}.json` and
+the like.
 """
 
 import re
@@ -13,11 +14,15 @@ from pathlib import Path
 
 from radistill.errors import DataError, did_you_mean
 from radistill.formats import _objects
-from radistill.formats.base import CODE, Pair
+from radistill.formats.base import CODE, UNNAMED, Pair
 from radistill.instructions import is_language
 
 KINDS = ("objects", "lines", "tsv")
 _NAMED_PAIR = re.compile(rf"(?:^|[._-])({CODE})-({CODE})(?=\.|$)")
+NAME_THEM = (
+    "Name them: pairs: [de-en]. A task without languages needs none: give data.template a wording of your own, such as "
+    "'Summarise: {source}'."
+)
 _SHOWN = 12
 
 
@@ -43,6 +48,8 @@ class Wanted:
     pairs: tuple[Pair, ...] = ()
     kinds: tuple[str, ...] = KINDS
     is_test: bool = False
+    needs_languages: bool = True
+    """Whether source and target must be told by their languages; a wording that names none needs none."""
     notes: list[str] = field(default_factory=list)
     """Filled while searching: choices that the user should see."""
 
@@ -64,7 +71,8 @@ def _in_folder(wanted: Wanted) -> tuple[Found, ...]:
     if named := _named_for_pairs(wanted):
         return _directions(wanted, named)
     codes = _codes_beside(wanted.path / wanted.split)
-    if "lines" in wanted.kinds and codes and (wanted.pairs or len(codes) == 2):
+    two_files = (codes and (wanted.pairs or len(codes) == 2)) or _sides_beside(wanted.path / wanted.split)
+    if "lines" in wanted.kinds and two_files:
         return (_line_files(replace(wanted, path=wanted.path / wanted.split)),)
     whole = [
         _one_file(replace(wanted, path=file))
@@ -184,17 +192,25 @@ def _one_file(wanted: Wanted) -> Found:
         return _line_files(wanted)
     columns = pair or (wanted.pairs[0] if wanted.pairs else None)
     if kind == "tsv" and columns is None:
-        raise DataError(f"{file} does not say which languages its columns are. Name them: pairs: [de-en].")
+        columns = _without_languages(wanted, f"{file} does not say which languages its columns are")
     for asked in wanted.pairs:
         if pair and asked == pair.back:
             _note_backwards(wanted, file, asked)
-    return Found(kind, (file,), columns, wanted.pairs or ((pair,) if pair else ()))
+    named = UNNAMED if columns == UNNAMED else pair
+    return Found(kind, (file,), columns, wanted.pairs or ((named,) if named else ()))
+
+
+def _without_languages(wanted: Wanted, what: str) -> Pair:
+    """The columns of a task without languages; `what` begins the message if the wording names languages."""
+    if wanted.needs_languages:
+        raise DataError(f"{what}. {NAME_THEM}")
+    return UNNAMED
 
 
 def _sniffed(wanted: Wanted, pair: Pair | None) -> str:
     file = wanted.path
     code = file.suffix.removeprefix(".")
-    if code in {*(pair or ()), *(c for p in wanted.pairs for c in p)} or is_language(code):
+    if code in {*(pair or ()), *(c for p in wanted.pairs for c in p), *UNNAMED} or is_language(code):
         return "lines"
     first = next((line for _, line in _objects.numbered_lines(file) if line.strip()), "")
     if first.lstrip()[:1] in ("{", "["):
@@ -204,7 +220,7 @@ def _sniffed(wanted: Wanted, pair: Pair | None) -> str:
     raise DataError(
         f"cannot tell the format of {file}: its name ends in {file.suffix or 'nothing'}, its first line is "
         f"{first[:60]!r}. Known are .json, .jsonl, .parquet, .tsv, and line files whose names end in their language, "
-        "as FILE.de + FILE.en."
+        "as FILE.de + FILE.en, or FILE.source + FILE.target."
     )
 
 
@@ -213,10 +229,13 @@ def _line_files(wanted: Wanted) -> Found:
     path = wanted.path
     stem = path.with_suffix("") if path.is_file() else path
     codes = _codes_beside(stem, extra={c for p in wanted.pairs for c in p})
-    if not codes:
+    by_side = _sides_beside(stem) and (len(codes) < 2 or (path.is_file() and path.suffix[1:] in UNNAMED))
+    if not codes and not by_side:
         raise _missing(path)
     named = _pair(_NAMED_PAIR.search(stem.name), wanted)
     columns = named or (wanted.pairs[0] if wanted.pairs else None)
+    if columns is None and by_side:
+        columns = _without_languages(wanted, f"{stem}.source and .target do not say which languages they are in")
     if columns is None:
         raise DataError(
             f"{stem} has the languages {', '.join(codes)}, but which is translated into which? Say so, "
@@ -226,14 +245,19 @@ def _line_files(wanted: Wanted) -> Found:
     for pair in pairs:
         if {*pair} != {*columns}:
             raise DataError(
-                f"{stem} has no files for the pair {pair} beside {columns}. Languages there: {', '.join(codes)}. "
+                f"{stem} has no files for the pair {pair} beside {columns}. "
+                f"Languages there: {', '.join(columns if by_side else codes)}. "
                 "Put the pairs into one folder as train.de-en.de + train.de-en.en."
             )
         if named and pair == columns.back:
             _note_backwards(wanted, stem, pair)
-    files = (Path(f"{stem}.{columns.source}"), Path(f"{stem}.{columns.target}"))
-    _check_complete(files)
-    return Found("lines", files, columns, pairs)
+    source, target = (Path(f"{stem}.{end}") for end in (UNNAMED if by_side else columns))
+    _check_complete((source, target))
+    return Found("lines", (source, target), columns, pairs)
+
+
+def _sides_beside(stem: Path) -> bool:
+    return any(Path(f"{stem}.{side}").is_file() for side in UNNAMED)
 
 
 def _codes_beside(stem: Path, extra: Sequence[str] | set[str] = ()) -> list[str]:
@@ -247,9 +271,7 @@ def _codes_beside(stem: Path, extra: Sequence[str] | set[str] = ()) -> list[str]
 def _check_complete(files: tuple[Path, ...]) -> None:
     for absent in (file for file in files if not file.is_file()):
         there = " and ".join(str(file) for file in files if file != absent)
-        raise DataError(
-            f"{there} stands alone: {absent} is missing. Aligned line files come in twos, one per language."
-        )
+        raise DataError(f"{there} stands alone: {absent} is missing. Aligned line files come in twos, one per side.")
 
 
 def _missing(path: Path) -> DataError:

@@ -44,7 +44,8 @@ class Pair(NamedTuple):
         match = _PAIR.fullmatch(text)
         if match is None or match[1] == match[2]:
             raise DataError(
-                f"{text!r} is not a pair of languages. Write SOURCE-TARGET with two language codes, as de-en."
+                f"{text!r} is not a pair of languages. Write SOURCE-TARGET with two language codes, as de-en; script "
+                "or region follows an underscore, as in en-zh_Hans."
             )
         return cls(match[1], match[2])
 
@@ -55,6 +56,10 @@ class Pair(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.source}-{self.target}"
+
+
+UNNAMED = Pair("source", "target")
+"""The sides of a task that has no languages. No `Pair.of` gives it: these are no language codes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Parallel text in columns divided by tabs, with or without a header. A quotation mark is a quotation mark.
 
 With a header, the columns are found by language code (`de`, `en`) or as `source` and `target`, and others may stand
-beside them. Without one there are two columns in the order of the pair.
+beside them. Without one there are two columns in the order of the pair, or source and target where there is no pair.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SIDES = {"source": 0, "src": 0, "target": 1, "tgt": 1}
 class TSV(Format):
     """Columns divided by tabs."""
 
-    shape = "two columns with a tab between, in the order of the pair"
+    shape = "two columns with a tab between: source and target"
 
     def rows(self, files: tuple[Path, ...], columns: Pair | None) -> Iterator[Row | Reject]:
         """All lines but the header."""

@@ -1,7 +1,7 @@
 """What an evaluation task is: how a reply is read, how it is grouped, and by which metrics it is scored."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -45,6 +45,16 @@ class Task(Settings, ABC):
     def reading(self) -> str:
         """How replies are cut to answers, for signatures; `none` when they are taken whole."""
         return "none"
+
+    def refuse_unusable(self, examples: Sequence[Example]) -> None:
+        """Find before anything is generated what would fail when the answers are scored.
+
+        Raises:
+            RadistillError: an example belongs to no group, or a metric cannot score a group's language.
+        """
+        for group in sorted({self.group(example.tags) for example in examples}):
+            for metric in self.metrics:
+                metric.signature(self.language(group))
 
 
 PLUGIN = Task

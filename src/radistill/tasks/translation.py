@@ -110,12 +110,13 @@ class Translation(Task):
         """The language pair."""
         if "pair" not in tags:
             raise DataError(
-                f"an example for the task translation has no tag `pair` (such as de-en); it has {dict(tags)}."
+                "the task translation needs the language pair of every test example, and these have none: name it "
+                "(data.test.pairs=[de-en]), or do only the stages generate, assemble and train."
             )
         return tags["pair"]
 
     def language(self, group: str) -> str:
-        """The target language: `en` for `de-en`, `zh-Hans` for `en-zh-Hans`."""
+        """The target language: `en` for `de-en`, `zh_Hans` for `en-zh_Hans`."""
         source, _, target = group.partition("-")
         return target or source
 

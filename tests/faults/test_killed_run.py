@@ -1,0 +1,74 @@
+"""A run that is killed again and again ends with the same bytes as one that nobody disturbed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radistill.runs import RunFolder
+from radistill.tables import read_records
+
+DISTURBED = """
+import json, os, signal, sys, time
+from pathlib import Path
+from radistill import pipeline, seeds
+from radistill.config import config_from
+
+raw = json.loads(sys.argv[1])
+config, kills = config_from(raw), int(sys.argv[2])
+shards = Path(config.generate.ledger) / "shards"
+
+def committed():
+    return sum(shard.read_bytes().count(b'{"commit"') for shard in shards.glob("*.jsonl"))
+
+rng = seeds.generator(0, "kill")
+for _ in range(kills):
+    before, child = committed(), os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        pipeline.run(config, stages=("generate",))
+        os._exit(0)
+    while committed() <= before and not os.waitpid(child, os.WNOHANG)[0]:
+        time.sleep(0.002)
+    time.sleep(float(rng.uniform(0, 0.1)))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(committed(), flush=True)
+pipeline.run(config, stages=("generate", "assemble"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["echo", "transformers"])
+def test_a_run_killed_while_it_generates_ends_as_if_nothing_had_happened(
+    raw_config: dict[str, Any], tmp_path: Path, backend: str
+) -> None:
+    settings: dict[str, Any] = {"name": backend, "batch_size": 2}
+    settings |= {"rows_per_second": 100} if backend == "echo" else {"dtype": "float32"}
+    raw_config["generate"]["backend"] = settings
+    raw_config["generate"]["sampling"] = {"temperature": 1.0, "max_new_tokens": 12, "n": 1}
+    folders = []
+    for name, kills in (("disturbed", 4), ("quiet", 0)):
+        raw = {**raw_config, "output_dir": str(tmp_path / name)}
+        raw["generate"] = {**raw_config["generate"], "ledger": str(tmp_path / f"{name} ledger")}
+        command = [sys.executable, "-c", DISTURBED, json.dumps(raw), str(kills)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        if kills:
+            units = [int(count) for count in done.stdout.split()]
+            assert len(units) == kills
+            assert units == sorted(set(units)), "every time some more was kept"
+            assert units[0] < 12, "it was killed before the end"
+        folders.append(RunFolder(tmp_path / name))
+    disturbed, quiet = folders
+    assert list(read_records(disturbed.records)) == list(read_records(quiet.records))
+    assert disturbed.records.read_bytes() == quiet.records.read_bytes()
+    shards = list((tmp_path / "disturbed ledger" / "shards").glob("*.jsonl"))
+    assert len(shards) > 2
+    keys = [
+        json.loads(line)["key"] for s in shards for line in s.read_bytes().splitlines() if line.startswith(b'{"key"')
+    ]
+    assert len(keys) <= 24 + 4 * 2, "at most the unit in which it was killed is asked again"
