@@ -26,7 +26,7 @@ demo: ## the whole pipeline on this machine, from nothing; installs the runtime 
 
 test: ## the fast test suite
 	@scripts/set_up.sh test
-	$(PYTEST) -m "not slow and not gpu" -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 slow: ## the tests that take more than a few seconds
 	@scripts/set_up.sh env

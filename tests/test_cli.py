@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import radistill
+from radistill.config import load_config
 
 Write = Callable[..., Path]
 
@@ -201,6 +203,38 @@ def test_init_writes_a_run_file_that_check_accepts(tmp_path: Path, tiny_model: P
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no problem found" in done.stdout
     assert "exists already" in refused("init", "mine.yaml", cwd=tmp_path)
+
+
+def test_init_repairs_the_name_of_the_run_and_the_next_command_can_be_copied(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    for file, name in (("2024.yaml", "2024"), ("my run.yaml", "my-run")):
+        made = radistill_command("init", file, "--model", tiny_model, "--data", tiny_data, cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+        command = shlex.split(made.stdout.partition("next: radistill ")[2])
+        done = radistill_command(*command, "data.train.pairs=[en-de]", "data.test.pairs=[en-de]", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert load_config(tmp_path / file).name == name
+    assert "not a pair of languages" in refused("init", "new.yaml", "--pair", "german", cwd=tmp_path)
+    assert not (tmp_path / "new.yaml").exists()
+
+
+def test_a_task_without_languages_goes_through_the_first_two_stages(
+    raw_config: dict[str, Any], write_config: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "texts.tsv").write_text("The old man sees the dog.\tA man.\nThe cat.\tA cat.\n", encoding="utf-8")
+    raw_config["data"] = {
+        "task": "summarise",
+        "template": "Summarise: {source}",
+        "train": {"path": str(tmp_path / "texts.tsv")},
+    }
+    path = write_config(raw_config)
+    assert radistill_command("generate", path).returncode == 0
+    assert radistill_command("assemble", path).returncode == 0
+    shown = radistill_command("preview", path, "--rows", 1).stdout
+    assert "Summarise: The old man sees the dog." in shown
+    assert "A man." in shown
+    assert "Did you mean 'translation'" in refused("generate", path, "data.task=translatoin")
 
 
 def test_check_reports_problems_of_different_kinds_together(

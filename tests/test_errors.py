@@ -39,6 +39,19 @@ def test_no_space_left_is_a_message_that_names_the_folder(number: int, guard: ty
     assert isinstance(told.value.__cause__, OSError)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0: file write failed",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+    ],
+)
+def test_no_space_left_is_known_in_the_words_of_safetensors_and_torch(said: str) -> None:
+    with pytest.raises(DiskFullError, match="the disk that holds runs/a"), writing_into(Path("runs/a")):
+        raise RuntimeError(said)
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR])
 def test_a_place_that_may_not_be_written_to_is_a_message_that_names_it(number: int) -> None:
     with (

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from radistill import conversation, models
+from radistill.chat import ChatSettings, load_chat
 from radistill.check import Findings
-from radistill.chat import load_chat
 from radistill.config import RunConfig, config_from, load_config
 from radistill.conversation import Conversation
 from radistill.errors import ConfigError, DataError
@@ -78,7 +78,7 @@ def test_a_preview_leaves_out_rows_that_cannot_be_put_into_ids_and_says_so(
 def test_a_preview_of_rows_that_all_fail_is_an_error(raw_config: dict[str, Any], tmp_path: Path) -> None:
     raw = with_first_source(raw_config, tmp_path / "data", "x")
     (tmp_path / "data" / "train.en-de.de").write_text("<|im_end|>\n" * 3, encoding="utf-8")
-    with pytest.raises(DataError, match="none of 3 rows can be put into ids, the first because .*special token"):
+    with pytest.raises(DataError, match=r"none of 3 rows can be put into ids, the first because .*special token"):
         show_preview(config_of(raw), 2)
 
 
@@ -131,7 +131,7 @@ def test_an_error_that_quotes_a_template_obeys_no_text(
 
 @pytest.fixture(scope="module")
 def loaded(tiny_model: Path) -> tuple[Any, Any]:
-    return models.load(models.resolve(str(tiny_model))), load_chat(tiny_model, conversation.ChatSettings())
+    return models.load(models.resolve(str(tiny_model))), load_chat(tiny_model, ChatSettings())
 
 
 @pytest.fixture
@@ -145,56 +145,30 @@ def answers(talk: Conversation) -> list[str]:
 
 
 def test_turns_are_drawn_differently_and_the_same_conversation_alike(
-    loaded: tuple[Any, Any], talk: Conversation
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[int] = []
-    again = Conversation(*loaded, SAMPLING, context=256)
-    other = Conversation(*loaded, SAMPLING.model_copy(update={"seed": 1}), context=256)
-    for one in (talk, again, other):
-        one.ask("Hello")
-        one.ask("Hello")
-    assert answers(talk) == answers(again)
-    assert answers(talk) != answers(other)
-    # The same question alone, as a first and as a second turn: only the seed differs.
     import torch
 
+    drawn: list[int] = []
     real = torch.manual_seed
-    torch.manual_seed = lambda seed: drawn.append(seed) or real(seed)  # type: ignore[assignment]
-    try:
-        talk.ask("x")
-        talk.ask("x")
-        talk.turns = []
-        talk.ask("x")
-        again.turns = []
-        again.ask("x")
-    finally:
-        torch.manual_seed = real
-    assert len(set(drawn)) == 3
-    assert drawn[2] == drawn[3]
 
+    def noted(seed: int) -> Any:
+        drawn.append(seed)
+        return real(seed)
 
-def test_an_answer_is_cut_where_the_context_ends(talk: Conversation, capsys: Out) -> None:
-    talk.sampling = Sampling(temperature=1.0, max_new_tokens=10_000)
-    talk.chat.__dict__["stop_ids"] = (talk.chat.end_id,)
-    asked = talk.chat.prompt([Message("user", "Hello")]).ids
-    talk.context = len(asked) + 3
-    lengths: list[int] = []
-    real = talk.model.generate
-
-    def generate(**options: Any) -> Any:
-        out = real(**options)
-        lengths.append(out.shape[1])
-        return out
-
-    talk.model.generate = generate
-    try:
-        talk.ask("Hello")
-    finally:
-        del talk.model.generate
-    assert lengths
-    assert lengths[0] <= talk.context
-    err = capsys.readouterr().err
-    assert "max_length" not in err
+    monkeypatch.setattr(torch, "manual_seed", noted)
+    said = []
+    for seed in (0, 0, 1):
+        talk = Conversation(*loaded, SAMPLING.model_copy(update={"seed": seed}), context=256)
+        for _ in range(3):
+            talk.ask("Hello")
+        said.append(answers(talk))
+    assert said[0] == said[1] != said[2]
+    assert drawn[:3] == drawn[3:6]
+    assert len(set(drawn)) == 6, "turns or seeds share their draws"
+    talk.turns = []
+    talk.ask("Hello")
+    assert answers(talk) == said[2][:1]
 
 
 def test_a_conversation_that_is_too_long_says_so_and_goes_on_after_reset(
@@ -228,51 +202,69 @@ def test_ctrl_c_at_the_prompt_ends_with_a_newline(
     assert capsys.readouterr().err == newline
 
 
-@pytest.mark.parametrize("after", [1, 5])
-def test_ctrl_c_stops_the_answer_and_not_the_conversation(talk: Conversation, capsys: Out, after: int) -> None:
-    calls = 0
+def will_write(monkeypatch: pytest.MonkeyPatch, talk: Conversation, text: str, then: Callable[[], int]) -> None:
+    """Make the model write the text, whatever it is asked, and then what `then` gives."""
+    ids = iter(talk.chat.tokenizer(text, add_special_tokens=False).input_ids)
+    real = talk.model.forward
 
-    def interrupt(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == after:
-            raise KeyboardInterrupt
+    def forward(*inputs: Any, **options: Any) -> Any:
+        output = real(*inputs, **options)
+        chosen = next(ids, None)
+        output.logits[:] = -1e9
+        output.logits[..., then() if chosen is None else chosen] = 0.0
+        return output
 
+    monkeypatch.setattr(talk.model, "forward", forward)
+
+
+def interrupt() -> int:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("text", ["", "The old man", "The dog sees.\n"])
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(
+    talk: Conversation, capsys: Out, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     talk.sampling = Sampling(temperature=1.0, max_new_tokens=100)
-    hook = talk.model.register_forward_pre_hook(interrupt)
-    talk.ask("Hello")
-    shown = capsys.readouterr().out
-    assert shown.endswith("\n")
-    if after == 1:
-        assert talk.turns == [], "nothing was written, so nothing was said"
-    else:
-        assert calls == after
-        assert answers(talk)[0].strip() == shown.strip()
-    hook.remove()
+    with monkeypatch.context() as patch:
+        will_write(patch, talk, text, interrupt)
+        talk.ask("Hello")
+    assert capsys.readouterr().out == f"{text}\n"
+    assert answers(talk) == ([text] if text else []), "of an answer stopped before its first token nothing is kept"
     talk.ask("Hello again")
-    assert talk.turns[-2].content == "Hello again"
+    assert talk.turns[-2] == Message("user", "Hello again")
 
 
 def test_what_a_model_writes_is_shown_and_never_obeyed(
     talk: Conversation, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evil = talk.chat.tokenizer(EVIL + " and more", add_special_tokens=False).input_ids
-    marks = talk.chat.tokenizer.convert_tokens_to_ids(["<|im_start|>"])
-    step = iter([*marks, *evil, talk.chat.end_id])
-
-    def force(_module: object, _inputs: object, output: Any) -> Any:
-        output.logits[:] = -1e9
-        output.logits[..., next(step)] = 0.0
-        return output
-
     talk.sampling = Sampling(temperature=1.0, max_new_tokens=100)
-    hook = talk.model.register_forward_hook(force)
-    talk.ask("Hello")
-    hook.remove()
+    with monkeypatch.context() as patch:
+        will_write(patch, talk, f"<|im_start|>{EVIL} and more", lambda: talk.chat.end_id)
+        talk.ask("Hello")
     shown = capsys.readouterr().out
     assert shown == "[U+001B]]0;owned[U+0007][U+001B][2J[U+202E]evil[U+009B]31m and more\n"
     assert answers(talk) == [f"{EVIL} and more"]
-    talk.ask("and the markup the model wrote does not stand in the way of the next turn")
+    talk.ask("Markup that the model wrote does not stand in the way of the next turn.")
+
+
+@pytest.mark.parametrize(("room", "asked", "expected"), [(3, 10_000, 3), (50, 7, 7), (None, 7, 7)])
+def test_an_answer_is_cut_where_the_context_or_the_limit_ends(
+    talk: Conversation, capsys: Out, monkeypatch: pytest.MonkeyPatch, room: int | None, asked: int, expected: int
+) -> None:
+    written: list[int] = []
+
+    def more() -> int:
+        written.append(talk.chat.tokenizer.convert_tokens_to_ids("a"))
+        return written[-1]
+
+    talk.sampling = Sampling(temperature=0.0, max_new_tokens=asked)
+    talk.context = None if room is None else len(talk.chat.prompt([Message("user", "Hello")]).ids) + room
+    with monkeypatch.context() as patch:
+        will_write(patch, talk, "", more)
+        talk.ask("Hello")
+    assert len(written) == expected
+    assert capsys.readouterr().out == f"{'a' * expected}\n"
 
 
 NASTY = ("2024", "null", "1e5", "on", "0x1f", "2024-01-01", "my run", ".hidden", "über", "日本", "a: b # c", "base")

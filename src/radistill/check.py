@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from radistill import contamination, data, models, seeds
+from radistill.chat import RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
@@ -22,6 +23,8 @@ from radistill.training_arguments import refuse_unusable_settings
 
 SAMPLE = 1000
 """So many examples are put into ids; the lengths of all are estimated from them."""
+MUCH = 0.1
+"""A larger share of rows than this that cannot be used is a problem, not a note."""
 BYTES_PER_TOKEN = 12
 """In the ledger: an id of 5 digits with its comma, and the text it spells."""
 
@@ -62,6 +65,10 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
     if train and test:
         with found.looking():
             found.facts["contamination"] = contamination.facts(config.data, train, test)
+    if test:
+        with found.looking():
+            for task in config.evaluate:
+                task.refuse_unusable(test.examples)
     shown("model and chat template")
     speaker = None
     with found.looking():
@@ -83,6 +90,9 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         shown("lengths")
         with found.looking():
             _lengths(config, speaker, train, found)
+    if speaker and test:
+        with found.looking():
+            _test_prompts(config, speaker, test, found)
     _run_folder(config, found)
     return found
 
@@ -138,6 +148,12 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
         "histogram": _histogram(lengths),
     }
     new = config.generate.sampling.max_new_tokens if requests else 0
+    too_long = sum(length >= context for length in lengths) if context else 0
+    if too_long > len(lengths) * MUCH:
+        found.problems.append(
+            f"{too_long} of {len(lengths)} sampled rows are longer than the {context} tokens that fit (train.max_length "
+            "or the model's context) and would be dropped. Split them, or take a model with a longer context."
+        )
     over = sum(length + new > context for length in lengths) if context else 0
     if over:
         found.notes.append(
@@ -145,6 +161,19 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
             f"the {context} that fit; those are cut there, and what is longer is dropped and counted"
         )
     _cost(config, requests, sample_size=len(sample), total=len(train.examples), lengths=lengths, found=found)
+
+
+def _test_prompts(config: RunConfig, speaker: Speaker, test: Loaded, found: Findings) -> None:
+    draw = seeds.generator(config.seed, "check", "test").permutation(len(test.examples))[:SAMPLE]
+    refused = []
+    for i in sorted(draw):
+        try:
+            speaker.chat.prompt(test.examples[i].messages)
+        except RowError as error:
+            refused.append(str(error))
+    if refused:
+        said = f"{len(refused)} of {len(draw)} sampled tests cannot be put into ids, nor scored: {refused[0]}"
+        (found.problems if len(refused) > len(draw) * MUCH else found.notes).append(said)
 
 
 def _histogram(lengths: list[int]) -> dict[str, int]:
@@ -161,7 +190,9 @@ def _cost(
     new = config.generate.sampling.max_new_tokens * config.generate.sampling.n
     most_written = round(len(requests) * share * new)
     batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
-    rows = config.train.max_steps * batch if config.train.max_steps > 0 else round(total * config.train.num_train_epochs)
+    rows = (
+        config.train.max_steps * batch if config.train.max_steps > 0 else round(total * config.train.num_train_epochs)
+    )
     read = round(sum(lengths) / max(1, len(lengths)) * total)
     found.facts["cost"] = {
         "requests": round(len(requests) * share),

@@ -33,6 +33,9 @@ Overrides = Annotated[
 Redo = Annotated[str | None, typer.Option(help="Do this stage and all after it again.", metavar="STAGE")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
+CTRL_C = 130
+"""What typer makes of a KeyboardInterrupt that no stage has caught."""
+
 
 def main() -> None:
     """Entry point of the `radistill` command."""
@@ -48,8 +51,10 @@ def main() -> None:
         # Templates and data files are quoted in messages, and may hold what a terminal obeys.
         typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was running that could be continued.", err=True)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != CTRL_C:
+            raise
+        typer.echo("interrupted before a stage had begun. What was done before is kept.", err=True)
         sys.exit(2)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; that is no error of ours.

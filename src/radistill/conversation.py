@@ -81,7 +81,8 @@ class Conversation:
         if not written:  # stopped before the first token
             return
         # Left in, as they are left out of what is shown, they would make every later prompt one that is refused.
-        markup = {*self.chat.stop_ids, *self.chat.tokenizer.all_special_ids}
+        added = self.chat.tokenizer.added_tokens_decoder.items()
+        markup = {*self.chat.stop_ids, *self.chat.tokenizer.all_special_ids, *(i for i, t in added if t.special)}
         answer = self.chat.spell(prompt.ids, [i for i in written if i not in markup])
         self.turns = [*turns, Message("assistant", answer)]
 

@@ -42,13 +42,15 @@ def demo(
         done: called after each stage.
     """
     model = output_dir / "random-llama"
-    if not (model / "config.json").exists():
+    if not model.exists():
         say("making a small Llama with random weights, and sentences to learn from")
         write_sentences(output_dir / "data")
-        make_model(model, corpus=[side for pair in sentences(4000, "corpus") for side in pair])
+        half_made = output_dir / ".random-llama.part"
+        make_model(half_made, corpus=[side for pair in sentences(4000, "corpus") for side in pair])
+        half_made.rename(model)
     runs = []
     for method in ("vanilla", "radis"):
-        config = _config(output_dir, model, method, quick=quick)
+        config = _config(output_dir, model, f"{method}-quick" if quick else method, quick=quick)
         say(f"{method}: generate, assemble, train, evaluate, report")
         pipeline.run(config, done=done)
         runs.append(RunFolder(Path(config.output_dir)))
@@ -136,7 +138,7 @@ def _config(output_dir: Path, model: Path, method: str, *, quick: bool) -> RunCo
             "test": {**source, "limit": 60 if quick else 200},
             "template": "alma",
         },
-        "method": {"name": method},
+        "method": {"name": method.removesuffix("-quick")},
         "generate": {
             "backend": {"name": "transformers", "dtype": "float32"},
             "sampling": {"max_new_tokens": 24},

@@ -75,7 +75,9 @@ def _is_disk_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in FULL
     # safetensors and torch.save say it in errors of their own.
-    return any(f"os error {number}" in str(error) for number in FULL) or "PytorchStreamWriter failed" in str(error)
+    # The last is what torch says when it closes the file, in the place of what it said first.
+    said = (*(f"os error {number}" for number in FULL), "PytorchStreamWriter failed", "unexpected pos ")
+    return any(words in str(error) for words in said)
 
 
 @contextmanager

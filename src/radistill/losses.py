@@ -1,7 +1,8 @@
 """The loss, exactly.
 
 `weighting: tokens` (the paper): the weighted mean of the negative log-likelihood over all trained tokens, in nats:
-sum(w nll) / sum(w). With all weights 1 it is the mean over all trained tokens; with rationale weight 0 it is vanilla.
+sum(w nll) / sum(w). With all weights 1 it is the mean over all trained tokens; with rationale weight 0 it is the
+references' loss without an end-of-turn.
 
 `weighting: segments`: the sum over pools of the mean of w nll over the pool's tokens. A pool is an origin together with
 the separator before it and the end-of-turn that closes it, because a separator is one or two tokens a row and would

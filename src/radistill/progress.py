@@ -38,9 +38,12 @@ class _Lines:
         self.title, self.total, self.unit = title, total, unit
         self.rows = self.tokens = 0
         self.note = ""
+        self.before = 0
         self.started = self.shown = time.monotonic()
 
     def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
+        if not self.rows and not tokens:
+            self.before = rows  # what was done in an earlier process took no time of this one
         self.rows += rows
         self.tokens += tokens
         self.note = note or self.note
@@ -50,7 +53,8 @@ class _Lines:
     def show(self, *, last: bool = False) -> None:
         self.shown = time.monotonic()
         spent = self.shown - self.started
-        left = spent / self.rows * (self.total - self.rows) if self.rows else None
+        now = self.rows - self.before
+        left = spent / now * (self.total - self.rows) if now else None
         parts = [
             f"{self.rows:,}/{self.total:,} {self.unit}",
             rate(self.tokens, spent),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from radistill import __version__, models, seeds
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, writing_into
@@ -95,6 +97,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
             refuse_contaminated_packing(trainer.model, rows, pad_id=speaker.chat.end_id)
         trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
         trainer.tokens_processed, trainer.tokens_trained = done["tokens"], done["tokens_trained"]
+        recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"])
         with stopping_on_signals(recorder), models.without_bars():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -169,12 +172,14 @@ def _forget(run: RunFolder) -> None:
 def _model_card(config: RunConfig) -> str:
     method = plugin_settings(config.method)
     kind = "adapter (PEFT LoRA)" if config.train.lora else "full model"
+    facts = {
+        "base_model": config.model,
+        "library_name": "peft" if config.train.lora else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["radistill", method["name"]],
+    }
     return f"""---
-base_model: {config.model}
-library_name: {"peft" if config.train.lora else "transformers"}
-pipeline_tag: text-generation
-tags: [radistill, {method["name"]}]
----
+{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
 # {config.name}
 
 A fine-tuned {kind} of `{config.model}`, trained with the method `{method["name"]}` by radistill {__version__}.

@@ -8,7 +8,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -176,17 +176,20 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self.shown = shown
         self.step = start_step
         self.stop_requested = False
+        self.count_tokens: Callable[[], int] = lambda: 0
+        self.tokens_shown = 0
         self.clock = time.monotonic()
         self.tokens: float = 0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock after all loading is done."""
+        self.tokens_shown = self.count_tokens()
         self.clock = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A checkpoint always has a log line of its own step, so that a resumed log has no half window."""
-        self.shown.advance(state.global_step - self.step)
-        self.step = state.global_step
+        self.shown.advance(state.global_step - self.step, self.count_tokens() - self.tokens_shown)
+        self.step, self.tokens_shown = state.global_step, self.count_tokens()
         if self.stop_requested:
             control.should_save = control.should_training_stop = True
         if control.should_save or state.global_step == args.max_steps:
