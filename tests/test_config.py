@@ -249,3 +249,9 @@ def test_an_unknown_schema_is_told_with_the_one_that_was_meant() -> None:
     assert schema_of("report")["$schema"] == SCHEMA["$schema"]
     with pytest.raises(ConfigError, match=r"no schema 'konfig'; known: config, report\. Did you mean 'config'\?"):
         schema_of("konfig")
+
+
+def test_a_seed_of_its_own_for_the_sampling_is_refused_because_the_runs_is_used() -> None:
+    raw = {"name": "x", "model": "m", "output_dir": "o", "data": {"train": {"path": "d"}}}
+    with pytest.raises(ConfigError, match=r"generate\.sampling` takes its seed from the run"):
+        config_from({**raw, "generate": {"sampling": {"seed": 3}}})

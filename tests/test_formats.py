@@ -269,7 +269,10 @@ def test_rows_of_source_and_target_get_the_languages_of_the_columns(tmp_path: Pa
 
 @pytest.mark.parametrize("name", [*sorted(GOOD), "alma", "source_target"])
 def test_the_format_is_recognised_by_the_first_rows(tmp_path: Path, name: str) -> None:
-    pairs = {"alma": {"translation": {"de": "a", "en": "b"}}, "source_target": {"source": "a", "target": "b"}}
+    pairs: dict[str, dict[str, Any]] = {
+        "alma": {"translation": {"de": "a", "en": "b"}},
+        "source_target": {"source": "a", "target": "b"},
+    }
     row = {**GOOD, **pairs}[name]
     file = write(tmp_path / "a.jsonl", "broken\n" + json.dumps({"id": 1, **row}) + "\n")
     assert detect(Found("objects", (file,))) == name

@@ -201,7 +201,7 @@ def test_a_pickle_is_not_opened_although_there_are_safetensors_beside_it(folder:
 
 def test_an_adapter_of_pickles_is_refused(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    assert "is an adapter without *.safetensors. Save it again" in refused(adapter)
+    assert "is an adapter without adapter_model.safetensors. Save it again" in refused(adapter)
 
 
 def test_what_is_no_model_is_told_with_what_could_be_meant(folder: Path, tmp_path: Path) -> None:
@@ -225,7 +225,8 @@ def test_a_hub_id_that_cannot_be_had_is_one_message(monkeypatch: pytest.MonkeyPa
 def test_a_hub_id_is_known_by_its_commit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None, list[str]]] = []
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert "original/*" in ignore_patterns
         asked.append((name, revision, allow_patterns))
         return str(shutil.copytree(folder, tmp_path / "snapshots" / "0123abc", dirs_exist_ok=True))
 
@@ -235,6 +236,8 @@ def test_a_hub_id_is_known_by_its_commit(folder: Path, tmp_path: Path, monkeypat
     assert (found.name, found.identity) == ("somebody/tiny", "somebody/tiny@0123abc")
     assert asked[0][:2] == ("somebody/tiny", "v1")
     assert not {"*.bin", "*.pt", "*.py"} & set(asked[0][2])
+    resolve("somebody/tiny", trust_remote_code=True)
+    assert "*.py" in asked[1][2]
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     shutil.rmtree(tmp_path / "snapshots")
     assert "pickle files can run code" in refused("somebody/tiny")
@@ -396,3 +399,9 @@ def test_a_saved_model_is_whole_and_generates_as_the_untouched_one_did(folder: P
 def test_the_context_is_what_the_config_says(folder: Path, values: dict[str, Any], expected: int | None) -> None:
     edit(folder / "config.json", **values)
     assert context_length(folder) == expected
+
+
+def test_a_hub_id_may_be_an_adapter(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(adapter))
+    monkeypatch.chdir(tmp_path)
+    assert resolve("somebody/adapter").adapter == adapter

@@ -18,7 +18,6 @@ from radistill.records import StageRecord
 from radistill.runs import RunFolder
 
 ARRIVE_ELSEWHERE = {
-    "name": "what reports call the run",
     "output_dir": "where the manifest itself lies",
     "revision": "of a hub id: it is part of the identity of the weights",
     "trust_remote_code": "whether code is run, not what comes out",

@@ -281,3 +281,23 @@ def test_precision_is_part_of_the_identity_and_the_model_is_freed(folder: Path) 
         assert "bfloat16" in generator.identity
     with opened(folder, dtype="auto") as generator:
         assert generator.identity == full, "the weights are stored so"
+
+
+def test_a_size_that_did_not_fit_is_not_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    requests = plan(folder, GREEDY)[:8]
+    sizes: list[int] = []
+    with opened(folder) as generator:
+        really = generator._batch
+
+        def small(rows: list[Any]) -> list[Generation]:
+            sizes.append(len(rows))
+            if len(rows) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return list(really(rows))
+
+        monkeypatch.setattr(generator, "_batch", small)
+        first = generator.answer(requests)
+        assert generator.answer(requests) == first
+    assert sizes == [8, 4, 4, 4, 4]

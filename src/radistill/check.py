@@ -151,8 +151,8 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
     too_long = sum(length >= context for length in lengths) if context else 0
     if too_long > len(lengths) * MUCH:
         found.problems.append(
-            f"{too_long} of {len(lengths)} sampled rows are longer than the {context} tokens that fit (train.max_length "
-            "or the model's context) and would be dropped. Split them, or take a model with a longer context."
+            f"{too_long} of {len(lengths)} sampled rows are longer than the {context} tokens that fit (the model's "
+            "context or train.max_length) and would be dropped. Split them, or take a model with a longer context."
         )
     over = sum(length + new > context for length in lengths) if context else 0
     if over:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from radistill import plugins, run_file
 from radistill.backends.base import Backend
@@ -37,6 +37,13 @@ class GenerateSettings(Settings):
     """How rationales are drawn. Its seed is the run's."""
     ledger: str = Field("runs/ledger", min_length=1)
     """Folder of all generations; may be shared by any number of runs."""
+
+    @field_validator("sampling")
+    @classmethod
+    def _the_seed_is_the_runs(cls, sampling: Sampling) -> Sampling:
+        if sampling.seed:
+            raise ValueError("takes its seed from the run: set `seed` at the top of the run file")
+        return sampling
 
 
 class LoraSettings(Settings):

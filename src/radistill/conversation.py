@@ -21,7 +21,7 @@ def converse(model_name: str, *, system: str | None, sampling: Sampling, trust_r
     Raises:
         RadistillError: the model cannot be found or loaded.
     """
-    weights = models.resolve(model_name)
+    weights = models.resolve(model_name, trust_remote_code=trust_remote_code)
     # A template that renders finished turns its own way is no problem here: nothing is trained.
     settings = ChatSettings(on_mismatch="warn")
     chat = load_chat(weights.tokenizer_folder, settings, name=weights.name, trust_remote_code=trust_remote_code)

@@ -33,6 +33,7 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     test = data.load(config.data, "test", seed=config.seed)
     base = untouched(config)
     settings = {
+        "name": config.name,
         "model": base.weights.identity,
         "chat": {**config.chat.model_dump(mode="json"), "identity": base.chat.identity},
         "trained": dict(trained.outputs),

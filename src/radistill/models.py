@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 WEIGHT_FILES = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+ADAPTER = "adapter_model.safetensors"
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+HUB_COPIES = ("original/*", "consolidated*.safetensors")
+"""The same weights once more, in the format of whoever made them."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,15 @@ class Weights:
         return self.folder
 
 
-def resolve(name: str, *, revision: str | None = None) -> Weights:
-    """Find a model by folder, run folder or hub id; nothing is loaded.
+def resolve(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Weights:
+    """Find a model by folder, run folder or hub id; nothing is loaded, but what the hub has is fetched.
 
     Raises:
         ModelError: it is not there, holds no safetensors weights, or cannot be fetched.
     """
     path = Path(name).expanduser()
     if not path.exists():
-        return _from_hub(name, revision)
+        return _from_hub(name, revision, with_code=trust_remote_code)
     for folder in (path / "model", path):
         if (folder / "adapter_config.json").exists():
             return _adapted(folder)
@@ -134,6 +137,12 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any engine means that memory did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def device() -> str:
@@ -281,8 +290,9 @@ def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | 
 
 def _adapted(folder: Path) -> Weights:
     config = _json(folder / "adapter_config.json")
-    if not list(folder.glob(WEIGHT_FILES)):
-        raise ModelError(f"{folder} is an adapter without {WEIGHT_FILES}. Save it again with safe_serialization.")
+    if not (folder / ADAPTER).exists():
+        # PEFT would open adapter_model.bin instead, which can run code.
+        raise ModelError(f"{folder} is an adapter without {ADAPTER}. Save it again with safe_serialization.")
     named = config.get("base_model_name_or_path")
     if not named:
         raise ModelError(f"{folder} is an adapter whose adapter_config.json names no base_model_name_or_path.")
@@ -313,20 +323,24 @@ def _require_safetensors(folder: Path, name: str) -> None:
     )
 
 
-def _from_hub(name: str, revision: str | None) -> Weights:
+def _from_hub(name: str, revision: str | None, *, with_code: bool) -> Weights:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no model at {name}: the folder does not exist.{_near(name)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    wanted = [*HUB_FILES, *(["*.py"] if with_code else [])]
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        snapshot = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=list(HUB_COPIES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"no model {name!r}: there is no such folder here, and it cannot be fetched from the hub ({reason})."
             f"{_near(name)} Name a folder, or check the hub id, the network and HF_TOKEN."
         ) from error
+    folder = Path(snapshot)
+    if (folder / "adapter_config.json").exists():
+        return _adapted(folder)
     _require_safetensors(folder, name)
     return Weights(name=name, folder=folder, identity=f"{name}@{folder.name}")
 

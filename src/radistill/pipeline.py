@@ -13,6 +13,7 @@ from radistill.generate import generate
 from radistill.records import StageRecord
 from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder, begin, require, working, write_text
+from radistill.speaker import untouched
 from radistill.train import train
 from radistill.training_arguments import refuse_unusable_settings
 
@@ -61,7 +62,7 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
             task.refuse_unusable(test.examples)
     if "train" in stages and len(stages) > 1 and "train" not in folder.stages():
         refuse_unusable_settings(config)
-        weights = models.resolve(config.model, revision=config.revision)
+        weights = untouched(config).weights
         models.refuse_adapter(weights)
         if config.train.lora is not None:
             models.refuse_unknown_targets(weights, config.train.lora, trust_remote_code=config.trust_remote_code)

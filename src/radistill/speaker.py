@@ -28,7 +28,7 @@ def untouched(config: "RunConfig") -> Speaker:
     Raises:
         ModelError, ChatTemplateError: it cannot be found or used.
     """
-    weights = models.resolve(config.model, revision=config.revision)
+    weights = models.resolve(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     return Speaker(weights=weights, chat=_chat(config, weights), trust_remote_code=config.trust_remote_code)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from radistill import __version__, models, seeds
 from radistill.config import RunConfig, plugin_settings
-from radistill.errors import DataError, writing_into
+from radistill.errors import DataError, ModelError, writing_into
 from radistill.progress import progress
 from radistill.records import StageRecord
 from radistill.runs import RunFolder, begin, require, working, write_text
@@ -100,10 +100,23 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"])
         with stopping_on_signals(recorder), models.without_bars():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            _run(trainer, checkpoint)
     if recorder.stop_requested and recorder.step < steps:
         raise KeyboardInterrupt
     return trainer, recorder
+
+
+def _run(trainer: "SegmentTrainer", checkpoint: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (RuntimeError, MemoryError) as error:
+        if not models.is_out_of_memory(error):
+            raise
+        raise ModelError(
+            "training does not fit into memory. Halve train.per_device_train_batch_size and double "
+            "train.gradient_accumulation_steps (the loss stays the same), or set train.gradient_checkpointing=true; "
+            "a smaller train.max_length drops long records. Checkpoints stand."
+        ) from error
 
 
 def _model(config: RunConfig, speaker: Speaker) -> Any:

@@ -6,6 +6,7 @@ as a whole. In fp32 a row's text does not depend on its batch; in bf16 near-ties
 """
 
 import gc
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,6 +61,8 @@ class TransformersGenerator:
     model: Any
     chat: Chat
     weights: models.Weights
+    too_large: float = math.inf
+    """Rows x tokens of the smallest batch that did not fit into memory; such a one is not tried again."""
 
     @property
     def identity(self) -> str:
@@ -106,10 +109,13 @@ class TransformersGenerator:
         """One batch, or two halves of it where memory does not suffice."""
         if not rows:
             return []
+        area = len(rows) * (max(len(r.prompt_ids) for r, _ in rows) + self._budget(rows[0][0]))
+        if len(rows) > 1 and area >= self.too_large:
+            return self._halves(rows)
         try:
             return self._batch(rows)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not models.is_out_of_memory(error):
                 raise
             if len(rows) == 1:
                 raise BackendError(
@@ -117,7 +123,11 @@ class TransformersGenerator:
                     "generate.sampling.max_new_tokens, or use generate.backend.dtype=bfloat16."
                 ) from error
         # Outside the except block, because the traceback holds the failed batch's tensors.
+        self.too_large = area
         _empty_cache()
+        return self._halves(rows)
+
+    def _halves(self, rows: list[tuple[Request, int]]) -> list[Generation]:
         middle = len(rows) // 2
         return self._in_batches(rows[:middle]) + self._in_batches(rows[middle:])
 
@@ -204,11 +214,6 @@ def _nucleus(probs_BV: Any, top_p: float) -> Any:
     kept_B = (before_BV < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
     threshold_B1 = ordered_BV.gather(1, kept_B - 1)
     return probs_BV.where(probs_BV >= threshold_B1, probs_BV.new_zeros(()))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _empty_cache() -> None:
