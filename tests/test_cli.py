@@ -300,3 +300,17 @@ def test_env_names_versions_and_device() -> None:
     done = radistill_command("env")
     assert "transformers" in done.stdout
     assert "device" in done.stdout
+
+
+def test_ctrl_c_before_a_stage_has_begun_is_one_message(tmp_path: Path) -> None:
+    code = (
+        "from radistill import cli, config\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "config.load_config = interrupted\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", str(tmp_path / "a.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("interrupted before a stage had begun")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from radistill.demo import make_model, sentences
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -24,13 +26,16 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """A project folder with everything the pages speak of."""
     folder = tmp_path_factory.mktemp("user") / "project"
     folder.mkdir()
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "path/to").mkdir(parents=True)
-    (folder / "path/to/model").symlink_to(tiny_model)
+    # Its vocabulary knows none of ALMA's languages, so that a sentence is many tokens.
+    make_model(
+        folder / "path/to/model", corpus=[s for p in sentences(800, "corpus") for s in p], hidden=16, context=8192
+    )
     (folder / "path/to/data").symlink_to(tiny_data)
     if (ROOT.parent / "shared").is_dir():
         (folder.parent / "shared").symlink_to(ROOT.parent / "shared")

@@ -72,7 +72,9 @@ def sentences(count: int, purpose: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def make_model(folder: Path, *, corpus: list[str], hidden: int = 64, layers: int = 2, vocabulary: int = 600) -> None:
+def make_model(
+    folder: Path, *, corpus: list[str], hidden: int = 64, layers: int = 2, vocabulary: int = 600, context: int = 256
+) -> None:
     """Write a random Llama with a byte-level BPE tokenizer and a ChatML template; always the same bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -98,7 +100,7 @@ def make_model(folder: Path, *, corpus: list[str], hidden: int = 64, layers: int
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

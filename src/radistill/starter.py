@@ -69,6 +69,6 @@ def _quoted(value: str) -> str:
     """The value as YAML that reads it back as this text: `2024` and `null` are text only in quotes."""
     import yaml
 
-    if re.fullmatch(r"[^\W_][\w./-]*", value):
+    if re.fullmatch(r"[^\W_][\w./-]*", value) and yaml.safe_load(value) == value:
         return value
     return str(yaml.safe_dump(value, default_style='"', allow_unicode=True, width=1 << 20)).strip()
