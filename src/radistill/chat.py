@@ -374,8 +374,8 @@ def load_chat(
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:
         # A broken tokenizer.json raises a bare Exception, a missing package an ImportError, and so on.
-        first_line = str(error).strip().partition("\n")[0]
-        raise ChatTemplateError(f"no tokenizer can be read from {shown}: {first_line}") from error
+        reason = str(error).strip().partition("\n")[0].rstrip(":").removesuffix(" from one of")
+        raise ChatTemplateError(f"no tokenizer (tokenizer.json) can be read from {shown}: {reason}") from error
     stored = Path(folder) / "generation_config.json"
     try:
         eos = json.loads(stored.read_text(encoding="utf-8")).get("eos_token_id") if stored.exists() else None

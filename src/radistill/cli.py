@@ -4,9 +4,11 @@ Nothing heavy is imported before a verb is chosen, so that `--help` answers at o
 """
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +44,8 @@ def main() -> None:
     from radistill.errors import RadistillError, disk_full_is_a_message
     from radistill.report_text import visible
 
-    # Libraries' notices to each other about their next versions; nothing a user of this program could change.
+    # Libraries' notices to each other and about their next versions; nothing a user of this program could change.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b")
     try:
         with disk_full_is_a_message(Path.cwd()):
@@ -155,7 +158,8 @@ def report(
     first = load_config(runs[0] / "config.yaml")
     output = output_dir or runs[0]
     folders = [RunFolder(folder) for folder in runs]
-    write_report(folders, output, margin=first.report.margin, seed=first.seed, examples=first.report.examples)
+    with RunFolder(output).lock() if RunFolder(output).manifest.exists() else nullcontext():
+        write_report(folders, output, margin=first.report.margin, seed=first.seed, examples=first.report.examples)
     _show_report(output, as_json)
 
 

@@ -16,7 +16,7 @@ from radistill.data import Loaded
 from radistill.errors import DataError
 from radistill.ledger import open_ledger
 from radistill.records import Example, Request, StageRecord
-from radistill.runs import RunFolder, begin, working
+from radistill.runs import RunFolder, before_work, begin, working
 from radistill.speaker import Speaker, untouched
 from radistill.tables import put_rejects
 
@@ -36,9 +36,10 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     if stage is None:
         return None
     with working(stage):
-        _refuse_contaminated_tests(config, train)
-        rehearse(config, speaker.chat, train.examples[:REHEARSED])
-        requests, refused = plan(config, speaker.chat, train.examples)
+        with before_work(stage):
+            _refuse_contaminated_tests(config, train)
+            rehearse(config, speaker.chat, train.examples[:REHEARSED])
+            requests, refused = plan(config, speaker.chat, train.examples)
         refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
         put_rejects(run.rejects, "generate", refused)
         if len(refused) >= len(train.examples) + len(train.rejects):

@@ -1,7 +1,7 @@
 """What a report page shows, in order: sections of sentences, figures and tables, then examples and run files."""
 
 import math
-import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,21 +312,16 @@ def _trained(run: Run, seed: int) -> Titled:
 
 
 def _command(runs: Sequence[Run], output: Path) -> str:
-    lines = [f"radistill run {_quoted(run.folder.config)}" for run in runs]
-    folders = " ".join(_quoted(run.folder.path) for run in runs)
+    """As the runs were made, whatever the path by which they were reached for this report."""
+    places = [Path(str(run.config.get("output_dir", run.folder.path))) for run in runs]
+    lines = [f"radistill run {_quoted(place / 'config.yaml')}" for place in places]
     if len(runs) > 1 or output.resolve() != runs[0].folder.path.resolve():
-        lines.append(f"radistill report {folders}")
+        lines.append(f"radistill report {' '.join(map(_quoted, places))} --output-dir {_quoted(output)}")
     return "\n".join(lines)
 
 
 def _quoted(path: Path) -> str:
-    import shlex
-
-    try:
-        shown = os.path.relpath(path)
-    except ValueError:  # another drive
-        shown = str(path)
-    return shlex.quote(shown if not shown.startswith("..") else str(path))
+    return shlex.quote(str(path))
 
 
 def _n_items(evaluation: Evaluation) -> int:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from radistill.errors import RunFolderError, writing_into
+from radistill.errors import RadistillError, RunFolderError, writing_into
 from radistill.records import StageRecord
 
 COMPARED_BYTES = 64 << 20
@@ -221,6 +221,8 @@ class Stage:
     clock: float
     spent_before: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    forgotten: bool = False
+    """It was refused before any work, and its record is gone."""
 
     def finish(self, outputs: Sequence[Path], *, device: str = "") -> StageRecord:
         """Record what was made, so that the same work is not done again."""
@@ -290,8 +292,20 @@ def working(stage: Stage) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # a full disk must not hide the first error
-            _pause(stage)
+        if not stage.forgotten:
+            with contextlib.suppress(OSError):  # a full disk must not hide the first error
+                _pause(stage)
+        raise
+
+
+@contextmanager
+def before_work(stage: Stage) -> Iterator[None]:
+    """A config that is refused before any work was done must not bind the folder: a corrected one may follow."""
+    try:
+        yield
+    except RadistillError:
+        stage.run.put_stage(None, forget=[stage.name])
+        stage.forgotten = True
         raise
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from radistill import pipeline, runs, tables
 from radistill.config import RunConfig, as_dict, config_from, load_config
-from radistill.errors import DataError, RunFolderError
+from radistill.errors import ChatTemplateError, DataError, RunFolderError
 from radistill.ledger import open_ledger
+from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder
 from radistill.schema import report_schema
 
@@ -349,3 +350,31 @@ def test_a_disk_that_fills_while_training_is_one_message(
     assert "no space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert run_verb("train", path) == 0
+
+
+def test_a_config_that_is_refused_before_any_work_does_not_bind_the_folder(
+    raw_config: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    model = shutil.copytree(tiny_model, tmp_path / "dropping")
+    template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(ChatTemplateError):
+        full_run(config_from({**raw_config, "model": str(model)}))
+    source = {**raw_config["data"]["train"], "split": "train", "limit": 10}
+    with pytest.raises(DataError, match="occur in the training data"):
+        full_run(config_from({**raw_config, "data": {**raw_config["data"], "test": source}}))
+    assert full_run(config_from(raw_config))[0].reused is False
+
+
+def test_a_report_written_again_by_another_path_has_the_same_bytes(
+    raw_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_from(raw_config)
+    full_run(config)
+    folder = Path(config.output_dir)
+    before = files_of(folder)
+    monkeypatch.chdir(folder.parent)
+    write_report([RunFolder(Path(folder.name))], Path(folder.name), margin=0.02, seed=0, examples=5)
+    assert files_of(folder) == before
