@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny random chat model, sentences, and run files made of them."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,27 @@ def write_config(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may spoil."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "models" / "tiny"))
+
+
+@pytest.fixture
+def adapter(folder: Path, tmp_path: Path) -> Path:
+    """An adapter of it whose weights are not zero."""
+    import torch
+
+    from radistill.config import LoraSettings
+    from radistill.models import adapt, load, resolve
+
+    base = resolve(str(folder))
+    adapted = adapt(load(base), LoraSettings(r=2, target_modules=("q_proj", "v_proj")), base_name=str(folder), seed=0)
+    with torch.no_grad():
+        for name, weights in adapted.named_parameters():
+            if "lora_B" in name:
+                weights.normal_(generator=torch.Generator().manual_seed(0))
+    adapted.save_pretrained(str(tmp_path / "run" / "model"))
+    return tmp_path / "run" / "model"

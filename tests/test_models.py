@@ -16,27 +16,6 @@ from radistill.models import adapt, context_length, fingerprint, load, refuse_ad
 from radistill.runs import sha256
 
 
-@pytest.fixture
-def folder(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model that a test may spoil."""
-    return Path(shutil.copytree(tiny_model, tmp_path / "models" / "tiny"))
-
-
-@pytest.fixture
-def adapter(folder: Path, tmp_path: Path) -> Path:
-    """An adapter of it whose weights are not zero."""
-    import torch
-
-    base = resolve(str(folder))
-    adapted = adapt(load(base), LoraSettings(r=2, target_modules=("q_proj", "v_proj")), base_name=str(folder), seed=0)
-    with torch.no_grad():
-        for name, weights in adapted.named_parameters():
-            if "lora_B" in name:
-                weights.normal_(generator=torch.Generator().manual_seed(0))
-    adapted.save_pretrained(str(tmp_path / "run" / "model"))
-    return tmp_path / "run" / "model"
-
-
 def edit(file: Path, **values: Any) -> None:
     stored = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**stored, **values}), encoding="utf-8")
