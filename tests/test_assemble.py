@@ -295,4 +295,4 @@ def test_the_manifest_counts_what_was_kept_and_dropped(raw: dict[str, Any], sent
     record: StageRecord = run.stages()["assemble"]
     assert record.facts["records"] == 11
     assert record.facts["dropped"] == {"cannot be put into ids": 1}
-    assert {"records.parquet", "records.summary.json", "rejects.jsonl"} <= set(record.outputs)
+    assert {"records.parquet", "records.summary.json"} <= set(record.outputs)
