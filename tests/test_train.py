@@ -22,6 +22,7 @@ from radistill.records import Segment, TrainingRecord
 from radistill.runs import RunFolder
 from radistill.train import last_checkpoint
 from radistill.trainer import Rows, SegmentTrainer
+from radistill.training_arguments import arguments
 
 
 def some_rows(count: int) -> list[Row]:
@@ -61,7 +62,7 @@ def weights_after(
     model = models.load(models.resolve(str(folder)), dtype="float32", attention="sdpa")
     if double:
         model = model.double()
-    arguments = TrainingArguments(
+    settings = TrainingArguments(
         output_dir=str(out),
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
@@ -80,7 +81,7 @@ def weights_after(
     trainer = SegmentTrainer(
         weighting=weighting,
         model=model,
-        args=arguments,
+        args=settings,
         train_dataset=Rows(list(rows) or some_rows(40)),
         data_collator=Collator(pad_id=0, packing=packing),
     )
@@ -357,3 +358,13 @@ def test_a_full_fine_tune_is_saved_in_the_precision_of_its_base(
     ):
         with safe_open(str(file), framework="pt") as stored:
             assert {stored.get_tensor(key).dtype for key in stored.keys()} == {dtype}  # noqa: SIM118
+
+
+def test_trackers_are_passed_on(raw_config: dict[str, Any], tmp_path: Path) -> None:
+    for wanted, expected in (
+        ("none", []),
+        ("tensorboard", ["tensorboard"]),
+        (["wandb", "mlflow"], ["wandb", "mlflow"]),
+    ):
+        config = config_from({**raw_config, "train": {**raw_config["train"], "report_to": wanted}})
+        assert arguments(config, RunFolder(tmp_path), 1).report_to == expected

@@ -33,7 +33,7 @@ for _ in range(kills):
         os._exit(0)
     while committed() <= before and not os.waitpid(child, os.WNOHANG)[0]:
         time.sleep(0.002)
-    time.sleep(float(rng.uniform(0, 0.1)))
+    time.sleep(float(rng.uniform(0, 0.05)))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     print(committed(), flush=True)
@@ -49,6 +49,7 @@ def test_a_run_killed_while_it_generates_ends_as_if_nothing_had_happened(
     settings: dict[str, Any] = {"name": backend, "batch_size": 2}
     settings |= {"rows_per_second": 100} if backend == "echo" else {"dtype": "float32"}
     raw_config["generate"]["backend"] = settings
+    raw_config["data"]["train"]["limit"] = 80  # so many that no child is done before it is killed
     raw_config["generate"]["sampling"] = {"temperature": 1.0, "max_new_tokens": 12, "n": 1}
     folders = []
     for name, kills in (("disturbed", 4), ("quiet", 0)):
@@ -61,7 +62,7 @@ def test_a_run_killed_while_it_generates_ends_as_if_nothing_had_happened(
             units = [int(count) for count in done.stdout.split()]
             assert len(units) == kills
             assert units == sorted(set(units)), "every time some more was kept"
-            assert units[0] < 12, "it was killed before the end"
+            assert units[-1] < 40, "it was killed before the end"
         folders.append(RunFolder(tmp_path / name))
     disturbed, quiet = folders
     assert list(read_records(disturbed.records)) == list(read_records(quiet.records))
@@ -71,4 +72,4 @@ def test_a_run_killed_while_it_generates_ends_as_if_nothing_had_happened(
     keys = [
         json.loads(line)["key"] for s in shards for line in s.read_bytes().splitlines() if line.startswith(b'{"key"')
     ]
-    assert len(keys) <= 24 + 4 * 2, "at most the unit in which it was killed is asked again"
+    assert len(keys) <= 80 + 4 * 2, "at most the unit in which it was killed is asked again"
