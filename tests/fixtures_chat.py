@@ -4,7 +4,7 @@ Vocabularies are written by hand, so that the merges a test is about are known t
 three newlines, and whole words with and without the blank before them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from radistill.chat import Chat, ChatSettings
-from radistill.records import Example, Message
+from radistill.records import Example, Message, Origin, Span
 
 WORDS = (
     "](", "]H", "]D", ">\n", ">H", ":H", " the", "the", " Hello", "Hello", " Good", "Good", " house", "house", " is",
@@ -357,3 +357,8 @@ def chat_like(name: str) -> Chat:
 def example(reference: str, source: str = "Translate into English: Das Haus ist alt.", **tags: str) -> Example:
     """One example with a single user turn."""
     return Example.of("translation", [Message("user", source)], reference, tags)
+
+
+def cover(spans: Iterable[Span], origin: Origin) -> Span | None:
+    """The span of that origin, if there is one."""
+    return next((s for s in spans if s.origin == origin), None)

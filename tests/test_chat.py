@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fixtures_chat import IMITATIONS, Imitation, chat_like, example
-from radistill.chat import Chat, RowError, cover
+from fixtures_chat import IMITATIONS, Imitation, chat_like, cover, example
+from radistill.chat import Chat, RowError
 from radistill.methods.radis import RaDis
 from radistill.methods.vanilla import Vanilla
 from radistill.records import FinishReason, Generation, Message, Sampling, TrainingRecord

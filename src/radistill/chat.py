@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from radistill.errors import ChatTemplateError, RadistillError
-from radistill.records import Message, Origin, Span, digest
+from radistill.records import Message, Span, digest
 from radistill.settings import Settings
 
 PROBE = "Radistill-probe-7"
@@ -350,11 +350,6 @@ class Chat:
             if _nfkc(spelled) == _nfkc(body):
                 return ids[n:], [start - len(anchor) for start in starts[n:]], spelled
         raise RowError(f"the tokenizer does not give this text back: {body!r} became {spelled!r}")
-
-
-def cover(spans: Iterable[Span], origin: Origin) -> Span | None:
-    """The span of that origin, if there is one."""
-    return next((s for s in spans if s.origin == origin), None)
 
 
 def load_chat(
