@@ -17,10 +17,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from radistill import stats
+from radistill.files import sha256, write_json, write_text
 from radistill.metrics.bleu import BLEU
 from radistill.records import Prediction, Segment, StageRecord, TrainingRecord, digest
 from radistill.report import collect, schema, write_report
-from radistill.runs import RunFolder, sha256, write_json, write_text
+from radistill.runs import RunFolder
 from radistill.seeds import generator
 from radistill.tables import write_jsonl, write_predictions, write_records
 from radistill.tasks.base import Task

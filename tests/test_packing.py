@@ -157,16 +157,33 @@ def test_n_tokens_counts_ids_without_padding() -> None:
     assert Collator(pad_id=0)(rows)["n_tokens"].item() == sum(len(r) for r in rows)
 
 
-def test_an_architecture_that_reads_through_a_pack_is_refused_before_training(tiny_model: Path) -> None:
-    from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_architecture_that_reads_through_a_pack_is_refused_before_training(dtype: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM
 
     torch.manual_seed(0)
     size = {"vocab_size": 320, "hidden_size": 32}
-    bloom = BloomForCausalLM(BloomConfig(**size, n_layer=2, n_head=4, initializer_range=0.5))
-    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
-    mistral = MistralForCausalLM(MistralConfig(**size, **heads, sliding_window=8, initializer_range=0.5))
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    bloom = BloomForCausalLM(BloomConfig(**size, n_layer=2, n_head=4))
+    opt = OPTForCausalLM(OPTConfig(**size, **heads, ffn_dim=64, max_position_embeddings=64, init_std=0.3))
+    sharp = {"num_key_value_heads": 2, "intermediate_size": 64, "initializer_range": 0.5, "sliding_window": 8}
+    mistral = MistralForCausalLM(MistralConfig(**size, **heads, **sharp))
+    adapted = get_peft_model(MistralForCausalLM(MistralConfig(**size, **heads, **sharp)), LoraConfig(r=2))
     rows = random_rows(6)
-    with pytest.raises(ModelError, match=r"packed records read each other.*Set train.packing=false"):
-        refuse_contaminated_packing(bloom, rows, pad_id=0)
-    refuse_contaminated_packing(mistral, rows, pad_id=0)
-    assert mistral.training
+    for leaking in (bloom, opt):
+        with pytest.raises(ModelError, match=r"packed records do not stay apart.*Set train.packing=false"):
+            refuse_contaminated_packing(leaking.to(getattr(torch, dtype)), rows, pad_id=0)
+    for clean in (mistral, adapted):
+        refuse_contaminated_packing(clean.to(getattr(torch, dtype)), rows, pad_id=0)
+        assert clean.training
+
+
+def test_the_question_about_packing_is_never_wider_than_the_rows() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=40))
+    for count in (1, 2, 5):
+        refuse_contaminated_packing(model, random_rows(count), pad_id=0)
+    shortest = Row.of(record([5, 6], 1))
+    refuse_contaminated_packing(model, [shortest, shortest], pad_id=0)

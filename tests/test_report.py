@@ -24,9 +24,10 @@ from fakes_report import (
 )
 from radistill import scoring
 from radistill.errors import RunFolderError
+from radistill.files import write_json
 from radistill.metrics.bleu import BLEU
 from radistill.report import schema
-from radistill.runs import RunFolder, write_json
+from radistill.runs import RunFolder
 from radistill.tables import read_predictions, write_predictions
 from radistill.tasks.translation import Translation
 

@@ -22,11 +22,12 @@ from fakes_report import (
     two_runs,
 )
 from radistill import report_data, report_text
+from radistill.files import write_json
 from radistill.records import Prediction
 from radistill.report import write_report
 from radistill.report_data import Evaluation, read_run, sampled_items, trained_rows
 from radistill.report_view import curves, pieces
-from radistill.runs import RunFolder, write_json
+from radistill.runs import RunFolder
 from radistill.tables import read_predictions, read_records, write_jsonl, write_records
 from radistill.tasks.translation import Translation
 

@@ -13,8 +13,9 @@ import pytest
 
 from radistill import runs
 from radistill.errors import RunFolderError
+from radistill.files import atomic, sha256, write_json, write_text
 from radistill.records import StageRecord
-from radistill.runs import RunFolder, Stage, atomic, begin, require, sha256, working, write_json, write_text
+from radistill.runs import RunFolder, Stage, begin, require, working
 
 
 @pytest.fixture

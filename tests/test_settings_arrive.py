@@ -25,6 +25,9 @@ ARRIVE_ELSEWHERE = {
     "generate.sampling.seed": "the run's seed is put in its place",
     "train.labels": "has one value only",
     "train.report_to": "who is told about the training",
+    "train.save_steps": "how often it is saved",
+    "train.save_total_limit": "how many checkpoints are kept",
+    "train.gradient_checkpointing": "memory against time",
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from radistill import models, pipeline, runs, tables
+from radistill import files, models, pipeline, tables
 from radistill.config import RunConfig, config_from
 from radistill.errors import ConfigError, ModelError, RadistillError
 from radistill.packing import Collator, Row
@@ -194,7 +194,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
 
 def weights_of(config: RunConfig) -> dict[str, str]:
     folder = RunFolder(Path(config.output_dir)).model
-    return {p.name: runs.sha256(p) for p in sorted(folder.glob("*.safetensors"))}
+    return {p.name: files.sha256(p) for p in sorted(folder.glob("*.safetensors"))}
 
 
 def test_signals_are_handled_only_while_training(raw_config: dict[str, Any]) -> None:
@@ -269,7 +269,7 @@ def test_full_fine_tuning_saves_a_folder_that_transformers_loads(raw_config: dic
     pipeline.run(config, stages=("train",))
     folder = RunFolder(Path(config.output_dir)).model
     assert AutoModelForCausalLM.from_pretrained(str(folder)).generation_config.eos_token_id is not None
-    assert weights_of(config) != {p.name: runs.sha256(p) for p in Path(config.model).glob("*.safetensors")}
+    assert weights_of(config) != {p.name: files.sha256(p) for p in Path(config.model).glob("*.safetensors")}
 
 
 def test_bf16_keeps_trained_weights_in_float32(raw_config: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from radistill import data, models, seeds
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ChatTemplateError, DataError, RunFolderError
+from radistill.files import write_json
 from radistill.ledger import Ledger, open_ledger
 from radistill.records import Example, Generation, StageRecord, TrainingRecord
-from radistill.runs import RunFolder, begin, require, working, write_json
+from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import untouched
 from radistill.tables import put_rejects, write_records
 
@@ -44,10 +45,11 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         return None
     with working(stage), open_ledger(Path(config.generate.ledger)) as ledger:
         work = _Assembly(config, speaker.chat, ledger, str(generated.facts["identity"]), max_length)
-        write_records(run.records, work.records(train.examples))
-        put_rejects(run.rejects, "assemble", work.refused)
-        if not work.summary.records:
-            raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
+        with before_work(stage):  # it is written again from the start, whatever an earlier process did
+            write_records(run.records, work.records(train.examples))
+            put_rejects(run.rejects, "assemble", work.refused)
+            if not work.summary.records:
+                raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
         write_json(run.summary, work.summary.as_dict(len(train.examples)))
         stage.facts |= {"records": work.summary.records, "dropped": dict(work.summary.dropped)}
         return stage.finish([run.records, run.summary])

@@ -203,7 +203,7 @@ def init(
     import shlex
 
     from radistill.errors import ConfigError
-    from radistill.runs import write_text
+    from radistill.files import write_text
     from radistill.starter import run_file
 
     if path.exists():

@@ -38,6 +38,11 @@ class GenerateSettings(Settings):
     ledger: str = Field("runs/ledger", min_length=1)
     """Folder of all generations; may be shared by any number of runs."""
 
+    @field_validator("ledger")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return str(Path(value).expanduser())
+
     @field_validator("sampling")
     @classmethod
     def _the_seed_is_the_runs(cls, sampling: Sampling) -> Sampling:
@@ -146,6 +151,12 @@ class RunConfig(Settings):
     """Stage 4."""
     report: ReportSettings = ReportSettings()
     """Stage 5."""
+
+    @field_validator("output_dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        # Otherwise a folder of the name ~ would be made here, which is dangerous to delete.
+        return str(Path(value).expanduser())
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radistill import models, seeds
@@ -22,8 +23,10 @@ def converse(model_name: str, *, system: str | None, sampling: Sampling, trust_r
         RadistillError: the model cannot be found or loaded.
     """
     weights = models.resolve(model_name, trust_remote_code=trust_remote_code)
+    template_kwargs, trained_with = _as_trained(Path(model_name))
+    system = system if system is not None else trained_with
     # A template that renders finished turns its own way is no problem here: nothing is trained.
-    settings = ChatSettings(on_mismatch="warn")
+    settings = ChatSettings(on_mismatch="warn", template_kwargs=template_kwargs)
     chat = load_chat(weights.tokenizer_folder, settings, name=weights.name, trust_remote_code=trust_remote_code)
     model = models.load(weights, trust_remote_code=trust_remote_code)
     start = [Message("system", system)] if system else []
@@ -45,6 +48,16 @@ def converse(model_name: str, *, system: str | None, sampling: Sampling, trust_r
                 talk.ask(line)
             except RowError as error:
                 _say(f"({visible(str(error))})\n")
+
+
+def _as_trained(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """Template settings and system message of a run folder, so that its model is asked as it was taught."""
+    from radistill.config import load_config
+
+    if not (folder / "config.yaml").exists() or not (folder / "manifest.json").exists():
+        return {}, None
+    config = load_config(folder / "config.yaml")
+    return config.chat.template_kwargs, config.data.system
 
 
 @dataclass

@@ -11,10 +11,12 @@ from typing import Any
 
 from radistill import pipeline, seeds
 from radistill.config import RunConfig, config_from
+from radistill.errors import RunFolderError
+from radistill.files import write_json, write_text
 from radistill.models import without_bars
 from radistill.pipeline import StageOutcome
 from radistill.report import write_report
-from radistill.runs import RunFolder, write_json, write_text
+from radistill.runs import RunFolder
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -52,7 +54,13 @@ def demo(
     for method in ("vanilla", "radis"):
         config = _config(output_dir, model, f"{method}-quick" if quick else method, quick=quick)
         say(f"{method}: generate, assemble, train, evaluate, report")
-        pipeline.run(config, done=done)
+        try:
+            pipeline.run(config, done=done)
+        except RunFolderError as error:
+            raise RunFolderError(
+                f"{error}\nIf {output_dir} is of another version's demo, delete it, or name another place with "
+                "--output-dir."
+            ) from error
         runs.append(RunFolder(Path(config.output_dir)))
     title = "radistill demo: a random model, so its text is noise"
     return write_report(runs, output_dir, margin=0.02, seed=0, title=title)

@@ -10,10 +10,11 @@ from radistill.ask import answers_to, ask
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ConfigError, DataError
+from radistill.files import write_json
 from radistill.ledger import Ledger, open_ledger
 from radistill.plugins import name_of
 from radistill.records import BASE, Example, Generation, Prediction, Request, StageRecord
-from radistill.runs import RunFolder, begin, require, working, write_json
+from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import Speaker, tuned, untouched
 from radistill.tables import put_rejects, write_predictions
 from radistill.tasks.base import Task
@@ -47,34 +48,44 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     if stage is None:
         return None
     with working(stage):
-        train = data.load(config.data, "train", seed=config.seed)
-        stage.facts["contamination"] = contamination.facts(config.data, train, test)
-        predictions, rejected = _predictions(config, run, base, test)
+        with before_work(stage):
+            train = data.load(config.data, "train", seed=config.seed)
+            stage.facts["contamination"] = contamination.facts(config.data, train, test)
+            prompts, refused = _usable(config, run, base.chat, test)
+        predictions = _predictions(config, run, base, prompts)
         stage.facts |= {
-            "rejected": rejected,
+            "rejected": len(refused),
             "predictions": sum(map(len, predictions.values())),
             "tokens": sum(p.n_tokens for found in predictions.values() for p in found),
         }
         return stage.finish(_score(config, run, predictions), device=models.device_name())
 
 
-def _predictions(
-    config: RunConfig, run: RunFolder, base: Speaker, test: data.Loaded
-) -> tuple[dict[str, list[Prediction]], int]:
-    """By task, the answers of the untouched model and then of the tuned one; and how many rows were refused."""
+Prompts = list[tuple[Example, tuple[int, ...]]]
+
+
+def _usable(
+    config: RunConfig, run: RunFolder, chat: Chat, test: data.Loaded
+) -> tuple[Prompts, list[dict[str, object]]]:
+    """The tests as prompts, and the rows that were refused, which are also written down."""
     for task in config.evaluate:
         task.refuse_unusable(test.examples)
-    prompts, refused = _prompts(base.chat, test.examples)
+    prompts, refused = _prompts(chat, test.examples)
     refused = [*({**asdict(r), "file": str(r.file)} for r in test.rejects), *refused]
     put_rejects(run.rejects, "evaluate", refused)
     if not prompts:
         raise DataError(f"data.test: all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
+    return prompts, refused
+
+
+def _predictions(config: RunConfig, run: RunFolder, base: Speaker, prompts: Prompts) -> dict[str, list[Prediction]]:
+    """By task, the answers of the untouched model and then of the tuned one."""
     predictions: dict[str, list[Prediction]] = {name_of(task): [] for task in config.evaluate}
     with open_ledger(Path(config.generate.ledger)) as ledger:
         for system, speaker in ((BASE, base), (config.name, tuned(config, run.model))):
             for name, found in _predict(config, ledger, speaker, system, prompts).items():
                 predictions[name] += found
-    return predictions, len(refused)
+    return predictions
 
 
 def _score(config: RunConfig, run: RunFolder, predictions: dict[str, list[Prediction]]) -> list[Path]:

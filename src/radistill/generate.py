@@ -40,10 +40,10 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
             _refuse_contaminated_tests(config, train)
             rehearse(config, speaker.chat, train.examples[:REHEARSED])
             requests, refused = plan(config, speaker.chat, train.examples)
-        refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
-        put_rejects(run.rejects, "generate", refused)
-        if len(refused) >= len(train.examples) + len(train.rejects):
-            raise DataError(f"all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
+            refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
+            put_rejects(run.rejects, "generate", refused)
+            if len(refused) >= len(train.examples) + len(train.rejects):
+                raise DataError(f"all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
         answered, identity = _write(config, speaker, requests)
         stage.facts |= {**asdict(answered), "rejected": len(refused), "identity": identity}
         return stage.finish([], device=models.device_name() if requests else "")

@@ -20,8 +20,8 @@ from typing import IO, Any
 from filelock import FileLock
 
 from radistill.errors import DiskFullError, RunFolderError, writing_into
+from radistill.files import sync_folder
 from radistill.records import Generation, json_line
-from radistill.runs import sync_folder
 
 SHARD_BYTES = 256 << 20
 LOCK_SECONDS = 60.0

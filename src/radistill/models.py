@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radistill.errors import ModelError, RadistillError, did_you_mean
-from radistill.runs import sha256, write_json
+from radistill.files import sha256, write_json
 
 if TYPE_CHECKING:
     from radistill.config import LoraSettings
@@ -58,7 +58,7 @@ def resolve(name: str, *, revision: str | None = None, trust_remote_code: bool =
         return _from_hub(name, revision, with_code=trust_remote_code)
     for folder in (path / "model", path):
         if (folder / "adapter_config.json").exists():
-            return _adapted(folder)
+            return _adapted(folder, with_code=trust_remote_code)
         if (folder / "config.json").exists():
             _require_safetensors(folder, name)
             return Weights(name=name, folder=folder, identity=fingerprint(folder))
@@ -288,7 +288,7 @@ def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | 
         write_json(folder / "generation_config.json", json.loads(generation_config.read_text(encoding="utf-8")))
 
 
-def _adapted(folder: Path) -> Weights:
+def _adapted(folder: Path, *, with_code: bool) -> Weights:
     config = _json(folder / "adapter_config.json")
     if not (folder / ADAPTER).exists():
         # PEFT would open adapter_model.bin instead, which can run code.
@@ -299,7 +299,7 @@ def _adapted(folder: Path) -> Weights:
     if Path(named).exists() and Path(named).resolve() in (folder.resolve(), folder.resolve().parent):
         raise ModelError(f"{folder} is an adapter that names itself as its base. Correct its adapter_config.json.")
     try:
-        base = resolve(str(named), revision=config.get("revision"))
+        base = resolve(str(named), revision=config.get("revision"), trust_remote_code=with_code)
     except ModelError as error:
         raise ModelError(f"{folder} is an adapter, and its base cannot be found: {error}") from error
     if base.adapter is not None:
@@ -340,7 +340,7 @@ def _from_hub(name: str, revision: str | None, *, with_code: bool) -> Weights:
         ) from error
     folder = Path(snapshot)
     if (folder / "adapter_config.json").exists():
-        return _adapted(folder)
+        return _adapted(folder, with_code=with_code)
     _require_safetensors(folder, name)
     return Weights(name=name, folder=folder, identity=f"{name}@{folder.name}")
 

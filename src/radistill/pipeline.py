@@ -9,10 +9,11 @@ from radistill.assemble import assemble
 from radistill.config import RunConfig, as_yaml
 from radistill.errors import ConfigError, RadistillError, did_you_mean
 from radistill.evaluate import evaluate
+from radistill.files import write_text
 from radistill.generate import generate
 from radistill.records import StageRecord
 from radistill.report import write_report
-from radistill.runs import STAGES, RunFolder, begin, require, working, write_text
+from radistill.runs import STAGES, RunFolder, begin, require, working
 from radistill.speaker import untouched
 from radistill.train import train
 from radistill.training_arguments import refuse_unusable_settings
@@ -68,6 +69,11 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
             models.refuse_unknown_targets(weights, config.train.lora, trust_remote_code=config.trust_remote_code)
 
 
+def _begun(folder: RunFolder, name: str) -> bool:
+    record = folder.stages().get(name)
+    return record is not None and record.status == "started"
+
+
 FUNCTIONS: dict[str, StageFunction] = {
     "generate": generate,
     "assemble": assemble,
@@ -110,7 +116,7 @@ def run(
             except KeyboardInterrupt as error:
                 raise Interrupted(
                     f"interrupted in the stage `{name}`. What was done is kept in {folder.path}; the same command"
-                    f"{' without --redo' if redo else ''} goes on from there."
+                    f"{' without --redo' if redo and _begun(folder, name) else ''} goes on from there."
                 ) from error
             outcome = StageOutcome(name, record or folder.stages()[name], reused=record is None)
             # Only when a stage was really done: a later one may still refuse the config, and the folder's own must be
@@ -119,4 +125,6 @@ def run(
                 write_text(folder.config, as_yaml(config))
             done(outcome)
             outcomes.append(outcome)
+        if stages == STAGES and folder.config.read_text(encoding="utf-8") != as_yaml(config):
+            write_text(folder.config, as_yaml(config))  # a killed run may have finished a stage and not come to this
     return outcomes

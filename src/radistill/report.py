@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radistill.errors import RunFolderError
+from radistill.files import write_json, write_text
 from radistill.plots import ORIGINS
 from radistill.report_data import Run, read_run, together
 from radistill.report_scores import Result, as_json, results
 from radistill.report_text import listed, markdown, visible
 from radistill.report_view import View, view
 from radistill.report_words import failures, summary
-from radistill.runs import RunFolder, write_json, write_text
+from radistill.runs import RunFolder
 from radistill.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -1,15 +1,13 @@
-"""The run folder: paths, manifest, fingerprints, locks, atomic writes.
+"""The run folder: paths, manifest, fingerprints, locks.
 
 A stage is skipped if and only if its record says `finished` and its settings and input files are the same now as
 then. If they are not, `begin` names the field or file that differs and stops, unless the stage is to be redone.
 """
 
 import contextlib
-import hashlib
 import json
-import os
 import platform
-import tempfile
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,70 +15,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from radistill.errors import RadistillError, RunFolderError, writing_into
+from radistill.errors import RunFolderError, writing_into
+from radistill.files import sha256, write_json
 from radistill.records import StageRecord
 
 COMPARED_BYTES = 64 << 20
 STAGES = ("generate", "assemble", "train", "evaluate", "report")
 RECORDED_VERSIONS = ("radistill", "torch", "transformers", "peft", "accelerate", "tokenizers", "sacrebleu", "numpy")
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open `path` for writing so that it appears whole or not at all, and survives a power cut once it appears."""
-    with writing_into(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
-            part.replace(path)
-            sync_folder(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8."""
-    with atomic(path) as file:
-        file.write(text.encode())
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically, indented, for people and programs."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file, or of a folder: its files' names and contents, in the order of their names."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for child in sorted(p for p in path.rglob("*") if p.is_file()):
-            name = os.fsencode(child.relative_to(path).as_posix())
-            digest.update(name + f"\0{sha256(child)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -206,7 +151,7 @@ class RunFolder:
         """Delete what a killed process had begun to write."""
         for folder in (self.path, self.path / "predictions", self.path / "rows", self.model, self.figures):
             for part in folder.glob(".*.part"):
-                part.unlink(missing_ok=True)
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 @dataclass
@@ -221,6 +166,8 @@ class Stage:
     clock: float
     spent_before: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = True
+    """It does not go on with work of an earlier process."""
     forgotten: bool = False
     """It was refused before any work, and its record is gone."""
 
@@ -261,8 +208,15 @@ def begin(
                 + "\n".join(f"  {line}" for line in differences)
                 + f"\nChoose another output_dir, or do it again from there with --redo {name}."
             )
-        if before.status == "finished" and _outputs_stand(before, run):
-            return None
+        if before.status == "finished":
+            changed = _changed_outputs(before, run)
+            if not changed:
+                return None
+            if name == "train":  # hours of work, which a touched log must not throw away
+                raise RunFolderError(
+                    f"{run.path}: the stage `train` is finished, but {', '.join(changed)} was changed or taken away "
+                    "since. Put it back, or train again with --redo train."
+                )
     resumed = before if before is not None and before.status == "started" and not redo else None
     stage = Stage(
         run=run,
@@ -272,6 +226,7 @@ def begin(
         started_at=resumed.started_at if resumed else datetime.now(UTC).isoformat(timespec="seconds"),
         clock=time.monotonic(),
         spent_before=resumed.seconds if resumed else 0.0,
+        fresh=resumed is None,
     )
     # Recorded as started, so that a restart with other settings is refused before it mixes two configs' work.
     started = StageRecord(
@@ -303,9 +258,10 @@ def before_work(stage: Stage) -> Iterator[None]:
     """A config that is refused before any work was done must not bind the folder: a corrected one may follow."""
     try:
         yield
-    except RadistillError:
-        stage.run.put_stage(None, forget=[stage.name])
-        stage.forgotten = True
+    except BaseException:
+        if stage.fresh:
+            stage.run.put_stage(None, forget=[stage.name])
+            stage.forgotten = True
         raise
 
 
@@ -358,12 +314,14 @@ def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     return lines + [f"{path}: was an input there, is none now" for path in before if path not in now]
 
 
-def _outputs_stand(record: StageRecord, run: RunFolder) -> bool:
-    """Whether what the stage wrote is still there, as it wrote it; files of gigabytes are only looked for."""
+def _changed_outputs(record: StageRecord, run: RunFolder) -> list[str]:
+    """What the stage wrote and is no longer there as it wrote it; files of gigabytes are only looked for."""
     files = {name: run.path / name for name in record.outputs}
-    if not all(path.exists() for path in files.values()):
-        return False
-    return all(sha256(path) == record.outputs[name] for name, path in files.items() if _size(path) <= COMPARED_BYTES)
+    return [
+        name
+        for name, path in files.items()
+        if not path.exists() or (_size(path) <= COMPARED_BYTES and sha256(path) != record.outputs[name])
+    ]
 
 
 def _size(path: Path) -> int:
@@ -386,9 +344,3 @@ def _input_sha256(path: Path, run: RunFolder) -> str:
         stages = [name for name, record in run.stages().items() if _named(path, run) in record.outputs]
         hint = f" It is made by the stage `{stages[0]}`: do it again with --redo {stages[0]}." if stages else ""
         raise RunFolderError(f"{path} is needed here and is not there.{hint}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -32,11 +32,11 @@ from radistill.columns import (
     with_raw,
 )
 from radistill.errors import DataError
+from radistill.files import atomic
 from radistill.languages import base_code
 from radistill.metrics.base import Metric
 from radistill.pathologies import labels_of
 from radistill.records import BASE, Prediction, Score
-from radistill.runs import atomic
 from radistill.tasks.base import Task
 from radistill.tasks.translation import Translation
 

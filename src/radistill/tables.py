@@ -1,6 +1,6 @@
 """Rows on disk: JSON Lines for what people grep, parquet for what is large.
 
-Every writer goes through `runs.atomic`, so a reader sees either the whole old file or the whole new one.
+Every writer goes through `files.atomic`, so a reader sees either the whole old file or the whole new one.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radistill.files import atomic
 from radistill.records import Prediction, Segment, TrainingRecord, json_line
-from radistill.runs import atomic
 
 SEGMENT = pa.struct(
     [

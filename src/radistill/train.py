@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +13,11 @@ import yaml
 
 from radistill import __version__, models, seeds
 from radistill.config import RunConfig, plugin_settings
-from radistill.errors import DataError, ModelError, writing_into
+from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
+from radistill.files import write_text
 from radistill.progress import progress
-from radistill.records import StageRecord
-from radistill.runs import RunFolder, begin, require, working, write_text
+from radistill.records import StageRecord, digest
+from radistill.runs import RunFolder, Stage, before_work, begin, require, working
 from radistill.speaker import Speaker, untouched
 from radistill.tables import read_jsonl, read_records, write_jsonl
 from radistill.training_arguments import arguments
@@ -32,14 +36,14 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
     require(run, "assemble")
     speaker = untouched(config)
     settings = {"model": speaker.weights.identity, "seed": config.seed, **config.train.model_dump(mode="json")}
-    del settings["report_to"]  # where it is reported to does not change what is learned
+    for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing"):
+        del settings[name]  # none of them changes what is learned
     stage = begin(run, "train", settings, [run.records], redo=redo)
     if stage is None:
         return None
     with working(stage), writing_into(run.model):
-        if redo:
-            _forget(run)
-        trainer, recorder = _fit(config, run, speaker)
+        _claim(run, stage)
+        trainer, recorder = _fit(config, run, speaker, stage)
         tuned = trainer.accelerator.unwrap_model(trainer.model)
         if config.train.lora is None:
             # Checkpoints keep float32 to go on from; the result has the precision its users know the model in.
@@ -63,7 +67,7 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         return stage.finish([*weights, run.train_log], device=models.device_name())
 
 
-def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentTrainer, Recorder]":
+def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "tuple[SegmentTrainer, Recorder]":
     import torch
     from transformers import PrinterCallback
 
@@ -85,37 +89,40 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker) -> "tuple[SegmentT
     with progress("train", steps, unit="steps") as shown:
         done = _continue_log(run, checkpoint)
         recorder = Recorder(run.train_log, shown, start_step=done["step"])
+        with before_work(stage), _memory_is_a_message():
+            model = _model(config, speaker)
+            if config.train.packing:
+                refuse_contaminated_packing(model, rows, pad_id=speaker.chat.end_id)
         trainer = SegmentTrainer(
             weighting=config.train.weighting,
-            model=_model(config, speaker),
+            model=model,
             args=arguments(config, run, steps),
             train_dataset=Rows(rows),
             data_collator=Collator(pad_id=speaker.chat.end_id, packing=config.train.packing),
             callbacks=[recorder],
         )
-        if config.train.packing:
-            refuse_contaminated_packing(trainer.model, rows, pad_id=speaker.chat.end_id)
         trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
         trainer.tokens_processed, trainer.tokens_trained = done["tokens"], done["tokens_trained"]
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"])
-        with stopping_on_signals(recorder), models.without_bars():
-            _run(trainer, checkpoint)
+        with stopping_on_signals(recorder), models.without_bars(), _memory_is_a_message():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.stop_requested and recorder.step < steps:
         raise KeyboardInterrupt
     return trainer, recorder
 
 
-def _run(trainer: "SegmentTrainer", checkpoint: Path | None) -> None:
+@contextmanager
+def _memory_is_a_message() -> Iterator[None]:
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        yield
     except (RuntimeError, MemoryError) as error:
-        if not models.is_out_of_memory(error):
+        if isinstance(error, RadistillError) or not models.is_out_of_memory(error):
             raise
         raise ModelError(
-            "training does not fit into memory. Halve train.per_device_train_batch_size and double "
-            "train.gradient_accumulation_steps (the loss stays the same), or set train.gradient_checkpointing=true; "
-            "a smaller train.max_length drops long records. Checkpoints stand."
+            "training does not fit into memory. Set train.gradient_checkpointing=true and run the same command again, "
+            "or halve train.per_device_train_batch_size and double train.gradient_accumulation_steps (the loss stays "
+            "the same), which begins the stage anew with --redo train."
         ) from error
 
 
@@ -172,18 +179,33 @@ def _continue_log(run: RunFolder, checkpoint: Path | None) -> dict[str, int]:
     kept: Sequence[dict[str, Any]] = [row for row in stored if row["step"] <= step]
     write_jsonl(run.train_log, kept)
     last = kept[-1] if kept else {}
+    if last.get("step", 0) != step:
+        raise RunFolderError(
+            f"{run.train_log} has no line of step {step}, where the last checkpoint is: it was changed or taken away. "
+            "Begin the stage anew with --redo train."
+        )
     return {"step": step, "tokens": last.get("tokens", 0), "tokens_trained": last.get("tokens_trained", 0)}
 
 
-def _forget(run: RunFolder) -> None:
-    import shutil
-
-    shutil.rmtree(run.model, ignore_errors=True)
+def _claim(run: RunFolder, stage: Stage) -> None:
+    """Make sure that the checkpoints in the folder, if any, were made with these settings and records."""
+    owner = run.model / ".made_with"
+    name = digest(stage.settings, stage.inputs)
+    if not stage.fresh and owner.exists() and owner.read_text(encoding="utf-8") == name:
+        return
+    if run.model.exists():
+        # In one step, so that an interruption leaves either all of it or nothing that could be continued.
+        gone = run.path / f".model.{time.time_ns()}.part"
+        run.model.rename(gone)
+        shutil.rmtree(gone)
     run.train_log.unlink(missing_ok=True)
+    write_text(owner, name)
 
 
 def _model_card(config: RunConfig) -> str:
     method = plugin_settings(config.method)
+    steps, epochs = config.train.max_steps, config.train.num_train_epochs
+    length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
     kind = "adapter (PEFT LoRA)" if config.train.lora else "full model"
     facts = {
         "base_model": config.model,
@@ -198,7 +220,7 @@ def _model_card(config: RunConfig) -> str:
 A fine-tuned {kind} of `{config.model}`, trained with the method `{method["name"]}` by radistill {__version__}.
 
 - method: `{json.dumps(method)}`
-- training: learning rate {config.train.learning_rate}, {config.train.num_train_epochs} epochs, seed {config.seed}
+- training: learning rate {config.train.learning_rate}, {length}, seed {config.seed}
 - data: task `{config.data.task}`
 
 The licences of the base model and of the training data apply. What was learned and what was lost stands in the

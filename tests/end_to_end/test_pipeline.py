@@ -12,11 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from radistill import pipeline, runs, tables
+from radistill import files, pipeline, tables
 from radistill.config import RunConfig, as_dict, config_from, load_config
-from radistill.errors import ChatTemplateError, DataError, RunFolderError
+from radistill.errors import DataError, RunFolderError
 from radistill.ledger import open_ledger
-from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder
 from radistill.schema import report_schema
 
@@ -29,7 +28,7 @@ def full_run(config: RunConfig, **options: Any) -> list[pipeline.StageOutcome]:
 
 def files_of(folder: Path) -> dict[str, str]:
     kept = (p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
-    return {p.relative_to(folder).as_posix(): runs.sha256(p) for p in kept}
+    return {p.relative_to(folder).as_posix(): files.sha256(p) for p in kept}
 
 
 @pytest.mark.parametrize("method", ["vanilla", "radis"])
@@ -350,31 +349,3 @@ def test_a_disk_that_fills_while_training_is_one_message(
     assert "no space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert run_verb("train", path) == 0
-
-
-def test_a_config_that_is_refused_before_any_work_does_not_bind_the_folder(
-    raw_config: dict[str, Any], tiny_model: Path, tmp_path: Path
-) -> None:
-    import shutil
-
-    model = shutil.copytree(tiny_model, tmp_path / "dropping")
-    template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
-    (model / "chat_template.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(ChatTemplateError):
-        full_run(config_from({**raw_config, "model": str(model)}))
-    source = {**raw_config["data"]["train"], "split": "train", "limit": 10}
-    with pytest.raises(DataError, match="occur in the training data"):
-        full_run(config_from({**raw_config, "data": {**raw_config["data"], "test": source}}))
-    assert full_run(config_from(raw_config))[0].reused is False
-
-
-def test_a_report_written_again_by_another_path_has_the_same_bytes(
-    raw_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = config_from(raw_config)
-    full_run(config)
-    folder = Path(config.output_dir)
-    before = files_of(folder)
-    monkeypatch.chdir(folder.parent)
-    write_report([RunFolder(Path(folder.name))], Path(folder.name), margin=0.02, seed=0, examples=5)
-    assert files_of(folder) == before

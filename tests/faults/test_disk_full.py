@@ -13,9 +13,10 @@ import pytest
 
 from radistill import ledger as ledger_module
 from radistill.errors import DiskFullError, RadistillError, RunFolderError
+from radistill.files import write_text
 from radistill.ledger import Ledger, open_ledger
 from radistill.records import Generation
-from radistill.runs import RunFolder, begin, write_text
+from radistill.runs import RunFolder, begin
 from radistill.tables import write_jsonl
 
 TEXT = "abcdefgh" * 60

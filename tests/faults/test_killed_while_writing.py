@@ -52,7 +52,7 @@ for _ in range(rounds):
 REPLACING = """
 import os, sys
 from pathlib import Path
-from radistill.runs import write_json
+from radistill.files import write_json
 path = Path(sys.argv[1])
 for n in range(1_000_000):
     write_json(path, {"n": n, "text": "x" * (n % 7) * 40_000})
