@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -269,7 +268,9 @@ def demo(
     """Run the whole pipeline on a small random Llama made on the spot; its text is noise."""
     from radistill.demo import demo as run_demo
 
-    say: Callable[[str], None] = lambda line: typer.echo(line, err=True)  # noqa: E731 - one word for one word
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
     run_demo(output_dir, quick=quick, say=say, done=_say_outcome)
     _show_report(output_dir, as_json=False)
     typer.echo(

@@ -84,8 +84,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON object per line in one atomic step; returns how many."""
     count = 0
     with atomic(path) as file:
-        for count, row in enumerate(rows, start=1):  # noqa: B007 - the count outlives the loop
+        for row in rows:
             file.write(json_line(row))
+            count += 1
     return count
 
 

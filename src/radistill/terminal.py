@@ -46,8 +46,10 @@ def outcome_line(outcome: "StageOutcome") -> str:
 def show_scores(report: dict[str, Any]) -> None:
     """New skill of every run in report.json beside the untouched model's."""
     table = Table(title="new skill (mean over directions, 95 % interval)", title_justify="left")
-    for name, justify in (("run", "left"), ("method", "left"), ("metric", "left"), ("score", "right"), ("n", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("run", "method", "metric"):
+        table.add_column(name)
+    for name in ("score", "n"):
+        table.add_column(name, justify="right")
     for run in report["runs"]:
         skill = run["new_skill"]
         if skill is None:  # no task of the run tests a new skill
