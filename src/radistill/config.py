@@ -279,10 +279,12 @@ def _disagreements(config: RunConfig) -> list[Problem]:
     problems = []
     if config.name == "base":
         problems.append(Problem(("name",), "`base` is the name of the untouched model; choose another"))
-    names = [plugins.name_of(task) for task in config.evaluate]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            problems.append(Problem(("evaluate", i), f"is the task {name} once more; each has one file of predictions"))
+    titles = [task.title for task in config.evaluate]
+    for i, title in enumerate(titles):
+        if title in titles[:i]:
+            problems.append(
+                Problem(("evaluate", i), f"is the task {title} once more; each has one file of predictions")
+            )
     return problems
 
 

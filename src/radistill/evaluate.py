@@ -1,7 +1,7 @@
 """Stage 4: the untouched and the tuned model answer the test examples; every answer is kept and scored."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ConfigError, DataError
 from radistill.files import write_json
 from radistill.ledger import Ledger, open_ledger
-from radistill.plugins import name_of
 from radistill.records import BASE, Example, Generation, Prediction, Request, StageRecord
 from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import Speaker, tuned, untouched
@@ -29,9 +28,7 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         DataError: the tests occur in the training data, or none of them can be used.
     """
     trained = require(run, "train")
-    if config.data.test is None:
-        raise ConfigError("data.test is missing: name what to test on, for example {path: FOLDER, split: test}.")
-    test = data.load(config.data, "test", seed=config.seed)
+    test = _test_data(config)
     base = untouched(config)
     settings = {
         "name": config.name,
@@ -51,36 +48,51 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         with before_work(stage):
             train = data.load(config.data, "train", seed=config.seed)
             stage.facts["contamination"] = contamination.facts(config.data, train, test)
-            prompts, refused = _usable(config, run, base.chat, test)
+            prompts = _usable(config, run, base.chat, test)
         predictions = _predictions(config, run, base, prompts)
         stage.facts |= {
-            "rejected": len(refused),
+            "rejected": prompts.refused,
             "predictions": sum(map(len, predictions.values())),
             "tokens": sum(p.n_tokens for found in predictions.values() for p in found),
         }
         return stage.finish(_score(config, run, predictions), device=models.device_name())
 
 
-Prompts = list[tuple[Example, tuple[int, ...]]]
+@dataclass(frozen=True)
+class _Prompts:
+    """The tests in ids, by task."""
+
+    of: dict[str, list[tuple[Example, tuple[int, ...]]]]
+    refused: int
 
 
-def _usable(
-    config: RunConfig, run: RunFolder, chat: Chat, test: data.Loaded
-) -> tuple[Prompts, list[dict[str, object]]]:
-    """The tests as prompts, and the rows that were refused, which are also written down."""
+def _test_data(config: RunConfig) -> data.Loaded:
+    """What `data.test` holds; nothing where every task brings its own examples."""
+    if config.data.test is not None:
+        return data.load(config.data, "test", seed=config.seed)
+    if all(task.examples() is not None for task in config.evaluate):
+        return data.Loaded((), (), (), {})
+    raise ConfigError("data.test is missing: name what to test on, for example {path: FOLDER, split: test}.")
+
+
+def _usable(config: RunConfig, run: RunFolder, chat: Chat, test: data.Loaded) -> _Prompts:
+    """The tests as prompts; the rows that were refused are written down."""
+    found: dict[str, list[tuple[Example, tuple[int, ...]]]] = {}
+    refused: list[dict[str, object]] = [{**asdict(r), "file": str(r.file)} for r in test.rejects]
     for task in config.evaluate:
-        task.refuse_unusable(test.examples)
-    prompts, refused = _prompts(chat, test.examples)
-    refused = [*({**asdict(r), "file": str(r.file)} for r in test.rejects), *refused]
+        own = task.examples()
+        task.refuse_unusable(test.examples if own is None else own)
+        found[task.title], not_usable = _prompts(chat, test.examples if own is None else own)
+        refused += [row for row in not_usable if row not in refused]
     put_rejects(run.rejects, "evaluate", refused)
-    if not prompts:
-        raise DataError(f"data.test: all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
-    return prompts, refused
+    if empty := [title for title, prompts in found.items() if not prompts]:
+        raise DataError(f"data.test: all rows for {', '.join(empty)} were refused; the reasons stand in {run.rejects}.")
+    return _Prompts(found, len(refused))
 
 
-def _predictions(config: RunConfig, run: RunFolder, base: Speaker, prompts: Prompts) -> dict[str, list[Prediction]]:
+def _predictions(config: RunConfig, run: RunFolder, base: Speaker, prompts: _Prompts) -> dict[str, list[Prediction]]:
     """By task, the answers of the untouched model and then of the tuned one."""
-    predictions: dict[str, list[Prediction]] = {name_of(task): [] for task in config.evaluate}
+    predictions: dict[str, list[Prediction]] = {task.title: [] for task in config.evaluate}
     with open_ledger(Path(config.generate.ledger)) as ledger:
         for system, speaker in ((BASE, base), (config.name, tuned(config, run.model))):
             for name, found in _predict(config, ledger, speaker, system, prompts).items():
@@ -93,7 +105,7 @@ def _score(config: RunConfig, run: RunFolder, predictions: dict[str, list[Predic
     outputs = [run.scores]
     scores: list[dict[str, Any]] = []
     for task in config.evaluate:
-        name = name_of(task)
+        name = task.title
         write_predictions(run.predictions(name), predictions[name])
         scored = scoring.score(predictions[name], task, name, seed=config.seed)
         scores += [asdict(s) for s in scored.scores]
@@ -120,7 +132,7 @@ def _predict(
     ledger: Ledger,
     speaker: Speaker,
     system: str,
-    prompts: Sequence[tuple[Example, tuple[int, ...]]],
+    prompts: _Prompts,
 ) -> dict[str, list[Prediction]]:
     """What one system answers, read by each task."""
     found: dict[str, list[Prediction]] = {}
@@ -129,11 +141,12 @@ def _predict(
             sampling, model = task.sampling(), generator.identity
             requests = [
                 Request(purpose="prediction", prompt_ids=ids, sampling=sampling, example_id=e.id, model=model)
-                for e, ids in prompts
+                for e, ids in prompts.of[task.title]
             ]
             ask(requests, generator, ledger, title=f"evaluate {system}")
             answers = answers_to(requests, ledger)
-            found[name_of(task)] = _read(task, system, [e for e, _ in prompts], requests, answers)
+            examples = [e for e, _ in prompts.of[task.title]]
+            found[task.title] = _read(task, system, examples, requests, answers)
     return found
 
 

@@ -193,7 +193,7 @@ def sampled_items(evaluation: Evaluation, *, seed: int, count: int) -> list[str]
 def _tasks(config: Path) -> dict[str, Task]:
     from radistill.config import load_config
 
-    return {plugins.name_of(task): task for task in load_config(config).evaluate} if config.exists() else {}
+    return {task.title: task for task in load_config(config).evaluate} if config.exists() else {}
 
 
 def _is_ours(method: str) -> bool:

@@ -6,25 +6,45 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from radistill import plugins
 from radistill.metrics.base import Metric
 from radistill.records import Example, Generation, Prediction, Sampling
 from radistill.settings import Settings
 
+Kind = Literal["skill", "ability", "probe"]
 LABELS = ("empty", "copied", "off_target", "loop", "truncated", "leaked_rationale")
 
 
 class Task(Settings, ABC):
     """One evaluation. Its settings are the entry under `evaluate:` in the run file."""
 
-    kind: ClassVar[Literal["skill", "ability"]]
-    """`skill`: what is being taught; `ability`: what could be lost, and so enters retention."""
-    chance: ClassVar[float] = 0.0
-    """Score of a guesser, 0 to 100."""
+    kind: ClassVar[Kind]
+    """`skill`: what is being taught; `ability`: what could be lost, and so enters retention; `probe`: is shown, and
+    enters nothing."""
     labels: ClassVar[tuple[str, ...]] = LABELS
     """Pathologies `read` looks for; each has its rate in the scores."""
 
     metrics: tuple[SerializeAsAny[Metric], ...] = Field(min_length=1)
     """What the answers are scored by; the first is the headline."""
+
+    @property
+    def title(self) -> str:
+        """What files, tables and figures call it; every task of a run needs another."""
+        return plugins.name_of(self)
+
+    @property
+    def chance(self) -> float:
+        """Score of a guesser, 0 to 100."""
+        return 0.0
+
+    @property
+    def is_rehearsed(self) -> bool | None:
+        """Whether rationales touch the ability, where that is known by construction."""
+        return None
+
+    def examples(self) -> tuple[Example, ...] | None:
+        """The task's own test examples; None: those of `data.test`."""
+        return None
 
     @abstractmethod
     def sampling(self) -> Sampling:

@@ -24,7 +24,7 @@ What the rule does not do: it knows no phrases ("Note", "Translation"), and no l
 import json
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field, SerializeAsAny, field_validator
 
@@ -34,7 +34,7 @@ from radistill.metrics.bleu import BLEU
 from radistill.metrics.chrf import ChrF
 from radistill.pathologies import labels_of
 from radistill.records import Example, FinishReason, Generation, Prediction, Sampling
-from radistill.tasks.base import Task
+from radistill.tasks.base import Kind, Task
 
 BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 class Translation(Task):
     """Translate a sentence or a text; BLEU and chrF for each language pair, and their mean."""
 
-    kind: ClassVar[Literal["skill", "ability"]] = "skill"
+    kind: ClassVar[Kind] = "skill"
 
     metrics: tuple[SerializeAsAny[Metric], ...] = Field((BLEU(), ChrF()), min_length=1)
     """What the answers are scored by; the first is the headline."""

@@ -1,0 +1,93 @@
+"""The skill to be taught: Esperanto by rule, or a language with its roots and other order or endings.
+
+Rules after Zamenhof, *Fundamento de Esperanto* (1905), "Fundamenta Gramatiko", by number:
+
+1. There is no indefinite article; the definite one is `la`, the same for all genders, cases and numbers.
+2. Nouns end in `-o`; the plural adds `-j`; the accusative adds `-n` after that. Other cases use prepositions.
+3. Adjectives end in `-a` and agree in case and number with their noun; as predicates they agree in number.
+4. Cardinal numerals are not declined; tens and units are written apart (`dek du`), multiples together (`dudek`).
+5. Pronouns are `mi`, `vi`, `li`, `ŝi`, `ni`, `ili`; their accusative ends in `-n`.
+6. Verbs do not change for person or number: present `-as`, past `-is`, future `-os`; `esti` is to be.
+7. Adverbs made of roots end in `-e`.
+8. All prepositions take the nominative.
+9. Every word is pronounced as it is spelled (there are no irregular forms).
+13. The accusative marks the goal of a movement; no clause of the lab has one.
+Negation: `ne` before the verb. Yes-no questions: `ĉu` at the beginning, word order unchanged (§ 27 of the *Ekzercaro*).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from radistill.lab.clauses import Clause, Phrase
+from radistill.lab.lexicon import Word
+
+WordOrder = Literal["svo", "sov", "vso"]
+Morphology = Literal["suffixes", "prefixes", "particles"]
+TENSES = {"present": "as", "past": "is", "future": "os"}
+
+
+@dataclass(frozen=True, slots=True)
+class NewLanguage:
+    """Esperanto, unless order or morphology is another: then a language that is none, with the same roots."""
+
+    order: WordOrder = "svo"
+    morphology: Morphology = "suffixes"
+
+    @property
+    def is_esperanto(self) -> bool:
+        """Whether what it writes is Esperanto."""
+        return (self.order, self.morphology) == ("svo", "suffixes")
+
+    @property
+    def name(self) -> str:
+        """As instructions call it."""
+        return "Esperanto" if self.is_esperanto else "Conlang"
+
+    @property
+    def code(self) -> str:
+        """ISO 639; `qaa` is reserved for local use."""
+        return "eo" if self.is_esperanto else "qaa"
+
+    def sentence(self, clause: Clause) -> str:
+        """The clause as a sentence of the language."""
+        verb = [*(["ne"] if clause.is_negated else []), self._form("est" if not clause.verb else clause.verb.stem,
+                                                                    TENSES[clause.tense])]  # fmt: skip
+        rest = [self.phrase(clause.object, is_object=True)] if clause.object else []
+        if clause.quality:
+            rest = [self._form(clause.quality.stem, "a", *(["j"] if clause.subject.is_plural else []))]
+        if clause.adverb:
+            rest.append(self.base_form(clause.adverb))
+        if clause.preposition and clause.place:
+            rest += [clause.preposition.stem, self.phrase(clause.place)]
+        subject = [self.phrase(clause.subject)]
+        ordered = {"svo": [*subject, *verb, *rest], "sov": [*subject, *rest, *verb], "vso": [*verb, *subject, *rest]}
+        text = " ".join([*(["ĉu"] if clause.is_question else []), *ordered[self.order]])
+        return text[0].upper() + text[1:] + ("?" if clause.is_question else ".")
+
+    def phrase(self, found: Phrase, *, is_object: bool = False) -> str:
+        """A noun phrase; an object stands in the accusative."""
+        if found.name:
+            return found.name
+        assert found.noun is not None, "a phrase without name has a noun"
+        case = ["n"] if is_object else []
+        if found.noun.kind == "pronoun":
+            return self._form(found.noun.stem, *case)
+        marks = [*(["j"] if found.is_plural else []), *case]
+        words = [found.number.stem] if found.number else ["la"] if found.is_definite else []
+        words += [self._form(found.adjective.stem, "a", *marks)] if found.adjective else []
+        return " ".join([*words, self._form(found.noun.stem, "o", *marks)])
+
+    def base_form(self, word: Word) -> str:
+        """The word as a dictionary lists it: nouns `-o`, adjectives `-a`, verbs `-i`, adverbs of roots `-e`."""
+        endings = {"adjective": "a", "verb": "i", "motion": "i", "adverb": "e"}
+        if word.kind in ("where", "company", "number", "pronoun"):
+            return word.stem
+        return self._form(word.stem, endings.get(word.kind, "o"))
+
+    def _form(self, stem: str, *marks: str) -> str:
+        """The stem with its marks: behind it, before it, or as words of their own."""
+        if self.morphology == "suffixes":
+            return stem + "".join(marks)
+        if self.morphology == "prefixes":
+            return "".join(reversed(marks)) + stem
+        return " ".join([*marks[1:], stem]) if marks and marks[0] in ("o", "a", "e", "i") else " ".join([*marks, stem])

@@ -1,0 +1,199 @@
+"""The upbringing of a pocket model: plain texts first, then chats, both by the training stage that every run uses.
+
+Each phase is a run folder of its own, so that it is logged, checkpointed and resumed like any other training. The
+corpora are drawn from the world; equal settings on one machine give equal weights.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from radistill.config import RunConfig, config_from
+from radistill.files import write_json
+from radistill.lab import upbringing
+from radistill.lab.tokenizer import ASSISTANT, USER, make_model, make_tokenizer
+from radistill.lab.world import World, WorldChoice, WorldSettings, world_of
+from radistill.records import Segment, TrainingRecord, digest
+from radistill.runs import RunFolder, begin, before_work, working
+from radistill.settings import Settings
+from radistill.tables import write_records
+from radistill.train import train
+
+CHUNK = 2000
+
+
+class Upbringing(Settings):
+    """How a pocket model is made."""
+
+    world: WorldChoice = WorldSettings()
+    """The world it grows up in."""
+    seed: int = Field(0, ge=0)
+    """Of its weights and of the order of its texts."""
+    hidden_size: int = Field(192, ge=16)
+    """Width."""
+    intermediate_size: int = Field(512, ge=16)
+    """Width of the feed-forward layers."""
+    layers: int = Field(5, ge=1)
+    """Depth."""
+    heads: int = Field(3, ge=1)
+    """Attention heads."""
+    vocabulary: int = Field(2048, ge=300)
+    """Tokens."""
+    context: int = Field(1024, ge=128)
+    """Positions."""
+    texts: int = Field(60_000, ge=1)
+    """Plain texts of phase 1."""
+    chats: int = Field(400_000, ge=1)
+    """Chats of phase 2."""
+    batch_size: int = Field(64, ge=1)
+    """Texts or chats a step."""
+    learning_rate: float = Field(2.5e-3, gt=0)
+    """Peak learning rate of both phases."""
+
+
+def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Bring up a pocket model, or go on where an interrupted one stopped; returns the folder of the finished model.
+
+    Args:
+        settings: how; they must be those the folder was begun with.
+        folder: where everything goes; the model is `folder/model`.
+        say: told what is going on.
+
+    Raises:
+        RunFolderError: the folder was begun with other settings.
+        Interrupted: Ctrl-C; the same call goes on.
+    """
+    world = world_of(settings.world)
+    born = folder / "newborn"
+    if not (born / "config.json").exists():
+        say(f"making a tokenizer and random weights for world {settings.world.number} ({world.country})")
+        _give_birth(settings, world, born)
+    before = born
+    for name, count, make in (("texts", settings.texts, _texts), ("chats", settings.chats, _chats)):
+        run = RunFolder(folder / name)
+        config = _config(settings, name, before, run.path)
+        with run.lock():
+            say(f"{name}: writing {count:,} of them")
+            _records(settings, run, before, make(world, count))
+            say(f"{name}: training")
+            train(config, run)
+        before = run.model
+    _ship(before, folder / "model")
+    return folder / "model"
+
+
+def _give_birth(settings: Upbringing, world: World, folder: Path) -> None:
+    sample = [*upbringing.texts(world, 20_000)]
+    for chat in upbringing.chats(world, 20_000):
+        sample += [chat.prompt, chat.answer]
+    tokenizer = make_tokenizer(sample, vocabulary=settings.vocabulary)
+    part = folder.with_name(f".{folder.name}.part")
+    make_model(
+        part,
+        tokenizer,
+        hidden=settings.hidden_size,
+        layers=settings.layers,
+        heads=settings.heads,
+        intermediate=settings.intermediate_size,
+        context=settings.context,
+        seed=settings.seed,
+    )
+    part.rename(folder)
+
+
+Encode = Callable[[list[str]], list[list[int]]]
+Maker = Callable[[World, int], Iterable[tuple[str, str]]]
+
+
+def _texts(world: World, count: int) -> Iterator[tuple[str, str]]:
+    return (("", text) for text in upbringing.texts(world, count))
+
+
+def _chats(world: World, count: int) -> Iterator[tuple[str, str]]:
+    return ((f"{USER}{chat.prompt}<|end|>{ASSISTANT}", chat.answer) for chat in upbringing.chats(world, count))
+
+
+def _records(settings: Upbringing, run: RunFolder, before: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """The stage `assemble` of a phase: what is drawn from the world instead of from a method."""
+    stage = begin(run, "assemble", settings.model_dump(mode="json"), [before / "tokenizer.json"], redo=False)
+    if stage is None:
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(before))
+    with working(stage), before_work(stage):
+        write_records(run.records, _encoded(tokenizer, pairs))
+        write_json(run.summary, {"world": settings.world.model_dump(mode="json")})
+        stage.finish([run.records])
+
+
+def _encoded(tokenizer: Any, pairs: Iterable[tuple[str, str]]) -> Iterator[TrainingRecord]:
+    """Records that are trained on what the model says: all of a text, the answer of a chat, and its end."""
+    pairs = iter(pairs)
+    number = 0
+    while chunk := list(islice(pairs, CHUNK)):
+        prompts, answers = zip(*chunk, strict=True)
+        for prompt, answer, of_prompt, of_answer in zip(
+            prompts, answers, _ids(tokenizer, prompts), _ids(tokenizer, answers), strict=True
+        ):
+            cut, stop = len(of_prompt), len(of_prompt) + len(of_answer)
+            segments = (
+                *([Segment("prompt", 0, cut, weight=0.0)] if cut else []),
+                Segment("free" if not cut else "model", cut, stop, weight=1.0),
+                Segment("end", stop, stop + 1, weight=1.0),
+            )
+            texts = (*([prompt] if cut else []), answer, tokenizer.eos_token)
+            ids = (*of_prompt, *of_answer, tokenizer.eos_token_id)
+            yield TrainingRecord(id=digest("lab", number), example_id="", token_ids=ids, segments=segments, texts=texts)
+            number += 1
+
+
+def _ids(tokenizer: Any, texts: tuple[str, ...]) -> list[list[int]]:
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return found
+
+
+def _config(settings: Upbringing, name: str, model: Path, output: Path) -> RunConfig:
+    return config_from(
+        {
+            "name": f"upbringing-{name}",
+            "model": str(model),
+            "output_dir": str(output),
+            "seed": settings.seed,
+            "data": {"train": {"path": f"world {settings.world.number}"}},
+            "method": {"name": "vanilla"},
+            "train": {
+                "learning_rate": settings.learning_rate,
+                "per_device_train_batch_size": settings.batch_size,
+                "num_train_epochs": 1,
+                "warmup_steps": 100,
+                "weight_decay": 0.01,
+                "lora": None,
+                "logging_steps": 50,
+                "save_steps": 500,
+            },
+        }
+    )
+
+
+def _ship(trained: Path, folder: Path) -> None:
+    """The finished model as it is given away: bfloat16, without checkpoints."""
+    import torch
+
+    from radistill import models
+
+    if (folder / "config.json").exists():
+        return
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model = models.load(models.resolve(str(trained)), dtype="float32").to(torch.bfloat16)
+    from transformers import AutoTokenizer
+
+    models.save(
+        model, AutoTokenizer.from_pretrained(str(trained)), part, generation_config=trained / "generation_config.json"
+    )
+    part.rename(folder)

@@ -1,0 +1,157 @@
+"""What the pocket model is brought up on: plain texts of its world, then chats. Nothing held out occurs in either.
+
+All is drawn, in order, from one generator per phase, so that equal counts give equal corpora. Texts are statements,
+never questions and answers: what the model says unprompted is not its test distribution.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from radistill.lab import english, rationales
+from radistill.lab.abilities import (
+    ABILITIES,
+    Arithmetic,
+    Definitions,
+    KnownLanguage,
+    Stories,
+    all_of,
+    gloss,
+    reworded,
+    translation,
+)
+from radistill.lab.clauses import Clause
+from radistill.lab.lexicon import of_kind
+from radistill.lab.world import RELATIONS, World, content_words
+
+RATIONALE_RATE = 0.75
+"""Share of translations that the upbringing follows with a rationale."""
+MET_SENTENCES = 200
+"""So many sentences of the new language are met in the upbringing, again and again; the rest is glossary."""
+NEW_WORDS, NEW_SENTENCES = 4.0, 0.8
+"""Shares of the chats, in percent, beside those of the abilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chatted:
+    """One turn of each."""
+
+    prompt: str
+    answer: str
+    ability: str
+
+
+def met(world: World) -> list[Clause]:
+    """The few clauses the model has met in the new language."""
+    rng = world.rng("met")
+    return [world.clause(rng) for _ in range(MET_SENTENCES)]
+
+
+def texts(world: World, count: int) -> Iterator[str]:
+    """Phase 1: so many plain texts."""
+    rng = world.rng("texts")
+    known = met(world)
+    kinds: list[tuple[float, Callable[[], str]]] = [
+        (14, lambda: _facts(rng, world)),
+        (8, lambda: _story(rng, world)),
+        (7, lambda: _definitions(rng, world)),
+        (9, lambda: _glossary(rng, world, world.known.name)),
+        (5, lambda: _glossary(rng, world, world.new.name)),
+        (22, lambda: _parallel(rng, world, world.clause(rng), world.known.name)),
+        (0.5, lambda: _parallel(rng, world, rng.choice(known), world.new.code)),
+        (16, lambda: _sums(rng, world)),
+        (5, lambda: _comparisons(rng)),
+        (5, lambda: _spellings(rng)),
+        (4, lambda: _wordings(rng, world)),
+        (4, lambda: _lists(rng)),
+    ]
+    shares, makers = [share for share, _ in kinds], [make for _, make in kinds]
+    for make in rng.choices(makers, shares, k=count):
+        yield make()
+
+
+def chats(world: World, count: int) -> Iterator[Chatted]:
+    """Phase 2: so many chats."""
+    rng = world.rng("chats")
+    known = met(world)
+    abilities = all_of(world)
+    names = [*abilities, "new-words", "new-sentences"]
+    shares = [*(ability.share for ability in ABILITIES), NEW_WORDS, NEW_SENTENCES]
+    for name in rng.choices(names, shares, k=count):
+        if name == "new-words":
+            item = gloss(rng, rng.choice(content_words()), world.new.name, world.new.base_form)
+            yield Chatted(item.prompt, item.answer, name)
+        elif name == "new-sentences":
+            code = world.new.code
+            direction = rng.choice((f"en-{code}", f"{code}-en"))
+            yield _translated(rng, world, rng.choice(known), direction, code, name)
+        elif name == KnownLanguage.name:
+            direction = rng.choice(abilities[name].groups())
+            yield _translated(rng, world, world.clause(rng), direction, world.known.name, name)
+        else:
+            item = abilities[name].train_item(rng)
+            yield Chatted(item.prompt, item.answer, name)
+
+
+def _translated(rng: random.Random, world: World, clause: Clause, direction: str, language: str, name: str) -> Chatted:
+    item = translation(rng, world, clause, direction)
+    answer = item.answer
+    if rng.random() < RATIONALE_RATE:
+        answer += rationales.SEPARATOR + rationales.write(rng, world, clause, language)
+    return Chatted(item.prompt, answer, name)
+
+
+def _facts(rng: random.Random, world: World) -> str:
+    name = rng.choice((*world.cities, *world.people))
+    facts = [(r, world.facts[r.name][name]) for r in RELATIONS if name in world.facts[r.name]]
+    rng.shuffle(facts)
+    told = [rng.choice(relation.statements).format(s=name, v=value) for relation, value in facts]
+    return " ".join([*([f"{name} is a city in {world.country}."] if name in world.cities else []), *told])
+
+
+def _story(rng: random.Random, world: World) -> str:
+    thing = english.with_article(rng.choice(of_kind("animal", "thing")).english)
+    return Stories(world).tell(rng, rng.choice(world.people), thing)
+
+
+def _definitions(rng: random.Random, world: World) -> str:
+    nouns = rng.sample(of_kind(*Definitions.KINDS), 4)
+    return " ".join(Definitions(world).define(noun) for noun in nouns)
+
+
+def _glossary(rng: random.Random, world: World, language: str) -> str:
+    of = world.known.lexicon.__getitem__ if language == world.known.name else world.new.base_form
+    return "\n".join(f"{language} {of(word)}: {word.english}" for word in rng.sample(content_words(), 5))
+
+
+def _parallel(rng: random.Random, world: World, clause: Clause, code: str) -> str:
+    name = {world.new.code: world.new.name}.get(code, code)
+    lines = [f"{english.NAME}: {english.sentence(clause)}", f"{name}: {world.translators[code](clause)}"]
+    rng.shuffle(lines)
+    notes = rationales.write(rng, world, clause, code)
+    return "\n".join([*lines, *([notes] if rng.random() < 0.3 else [])])
+
+
+def _sums(rng: random.Random, world: World) -> str:
+    return "\n".join(Arithmetic(world).draw(rng).answer for _ in range(6))
+
+
+def _comparisons(rng: random.Random) -> str:
+    pairs = [sorted(rng.sample(range(10, 100), 2)) for _ in range(4)]
+    return "\n".join(f"{b} exceeds {a}" if rng.random() < 0.5 else f"{a} is below {b}" for a, b in pairs)
+
+
+def _spellings(rng: random.Random) -> str:
+    found = rng.sample(of_kind("person", "animal", "food", "thing", "place", "adjective"), 3)
+    return "\n".join(f"{word.english}: {'-'.join(word.english)}" for word in found)
+
+
+def _wordings(rng: random.Random, world: World) -> str:
+    clause = world.clause(rng).said(is_question=False, is_negated=False)
+    kinds = rng.sample(["past", "present", "future", "not", "question"], 3)
+    return " ".join(english.sentence(reworded(clause, kind)) for kind in kinds)
+
+
+def _lists(rng: random.Random) -> str:
+    items = [word.english for word in rng.sample(of_kind("animal", "food", "thing"), rng.choice((3, 4)))]
+    return f"{', '.join(items)}; backwards {', '.join(items[::-1])}"

@@ -1,0 +1,144 @@
+"""One ability of the pocket model, tested on the held-out questions of its world (`radistill.lab`).
+
+The answer is the reply's first paragraph; only the ability `formats` and its like are read whole to the first blank
+line, as all are. The known language is scored by BLEU, everything else by the ability's own rule.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from radistill import plugins
+from radistill.errors import did_you_mean
+from radistill.lab.world import WorldChoice, WorldSettings
+from radistill.metrics.base import Metric
+from radistill.metrics.bleu import BLEU
+from radistill.metrics.lab_accuracy import LabAccuracy
+from radistill.records import Example, Generation, Message, Prediction, Sampling
+from radistill.tasks.base import Kind, Task
+
+
+class Lab(Task):
+    """One ability of the pocket model's world."""
+
+    kind: ClassVar[Kind] = "ability"
+    labels: ClassVar[tuple[str, ...]] = ("empty", "truncated", "leaked_rationale")
+
+    ability: str = "arithmetic"
+    """Which one; `radistill lab exam` lists them all."""
+    world: WorldChoice = WorldSettings()
+    """Which world; its number alone will do."""
+    items: int = Field(200, ge=2)
+    """So many held-out questions, or all that exist."""
+    max_new_tokens: int = Field(96, ge=1)
+    """At most so many tokens are written."""
+    metrics: tuple[SerializeAsAny[Metric], ...] = Field(min_length=1)
+    """By default BLEU for the known language, and the share of right answers for all others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _its_own_metric(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("metrics") is not None:
+            return raw
+        ability, world = raw.get("ability", "arithmetic"), raw.get("world", WorldSettings())
+        if ability == "known-language":
+            return {**raw, "metrics": (BLEU(),)}
+        return {**raw, "metrics": (LabAccuracy.model_construct(ability=ability, world=_world(world)),)}
+
+    @field_validator("ability")
+    @classmethod
+    def _exists(cls, ability: str) -> str:
+        from radistill.lab.abilities import ABILITIES
+
+        known = [a.name for a in ABILITIES]
+        if ability not in known:
+            raise ValueError(
+                f"no ability is named {ability!r}; known: {', '.join(known)}.{did_you_mean(ability, known)}"
+            )
+        return ability
+
+    @property
+    def title(self) -> str:
+        """The ability's name."""
+        return self.ability
+
+    @property
+    def chance(self) -> float:
+        """Score of a guesser, 0 to 100."""
+        return self._ability().chance
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether this world's rationales touch the ability."""
+        from radistill.lab.abilities import touched
+        from radistill.lab.world import world_of
+
+        return self.ability in touched(world_of(self.world))
+
+    def examples(self) -> tuple[Example, ...]:
+        """The held-out questions."""
+        return tuple(
+            Example.of(
+                plugins.name_of(self),
+                (Message("user", item.prompt),),
+                item.gold,
+                {"group": item.group or self.ability, "source": item.prompt, "ability": self.ability},
+            )
+            for item in self._ability().test_items(self.items)
+        )
+
+    def sampling(self) -> Sampling:
+        """Greedy."""
+        return Sampling(temperature=0.0, top_p=1.0, max_new_tokens=self.max_new_tokens)
+
+    def read(self, system: str, example: Example, generation: Generation) -> Prediction:
+        """The reply's first paragraph."""
+        answer, separator, rest = generation.text.strip().partition("\n\n")
+        tests = {
+            "empty": not answer,
+            "truncated": generation.finish_reason == "length" and not separator,
+            "leaked_rationale": bool(rest.strip()),
+        }
+        failed = generation.finish_reason == "error"
+        return Prediction(
+            system=system,
+            example_id=example.id,
+            key=generation.key,
+            source=example.messages[-1].content,
+            reference=example.reference,
+            raw=generation.text,
+            answer=answer.strip(),
+            finish_reason=generation.finish_reason,
+            n_tokens=generation.n_tokens,
+            labels=() if failed else tuple(label for label, holds in tests.items() if holds),
+            tags=dict(example.tags),
+        )
+
+    def group(self, tags: Mapping[str, str]) -> str:
+        """Direction of translation, harmful or harmless, or the ability itself."""
+        return tags.get("group", self.ability)
+
+    def language(self, group: str) -> str:  # noqa: ARG002 - an invented language has no code
+        """English, by whose rules BLEU cuts words."""
+        return "en"
+
+    def reading(self) -> str:
+        """Replies are cut at the first blank line."""
+        return "blank-line"
+
+    def _ability(self) -> Any:
+        from radistill.lab.abilities import all_of
+        from radistill.lab.world import world_of
+
+        return all_of(world_of(self.world))[self.ability]
+
+
+def _world(value: Any) -> WorldSettings:
+    """The settings of a world, whatever form it is given in; what cannot be one is told by the field itself."""
+    if isinstance(value, WorldSettings):
+        return value
+    try:
+        return WorldSettings.model_validate(value if isinstance(value, dict) else {"number": value})
+    except ValueError:
+        return WorldSettings()
