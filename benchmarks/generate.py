@@ -21,7 +21,9 @@ from radistill import models, seeds
 from radistill.backends.base import Generator
 from radistill.backends.transformers import Transformers
 from radistill.chat import Chat, ChatSettings, load_chat
-from radistill.demo import make_model, sentences
+from radistill.lab.pairs import sentences
+from radistill.lab.tokenizer import make_model, make_tokenizer
+from radistill.lab.world import WorldSettings, world_of
 from radistill.models import Weights
 from radistill.records import Message, Request, Sampling
 from radistill.runs import versions
@@ -33,12 +35,12 @@ PLAIN_BATCH = 8
 def requests_of(chat: Chat, count: int, sampling: Sampling) -> list[Request]:
     """Prompts of one to a dozen sentences, in no order, as a corpus has them."""
     rng = seeds.generator(0, "benchmark", "lengths")
-    texts = iter(sentences(count * 12, "benchmark"))
+    texts = iter(sentences(world_of(WorldSettings()), "benchmark", count * 12))
     found = []
     for _ in range(count):
         pairs = [next(texts) for _ in range(int(rng.integers(1, 12)))]
         messages = [Message("user", "Translate:\n" + " ".join(en for en, _ in pairs))]
-        opening = chat.opening(messages, " ".join(de for _, de in pairs), "\n\n")
+        opening = chat.opening(messages, " ".join(eo for _, eo in pairs), "\n\n")
         found.append(Request(purpose="rationale", prompt_ids=opening.ids, sampling=sampling))
     return found
 
@@ -82,8 +84,9 @@ def rate(work: Callable[[], int]) -> float:
 
 def measured(folder: Path, *, rows: int, new_tokens: int, repeats: int, batch_size: int) -> dict[str, float]:
     """Median tokens per second of both, run in turn."""
-    corpus = [side for pair in sentences(2000, "corpus") for side in pair]
-    make_model(folder, corpus=corpus, hidden=192, layers=4, vocabulary=2000, context=1024)
+    corpus = [side for pair in sentences(world_of(WorldSettings()), "corpus", 2000) for side in pair]
+    tokenizer = make_tokenizer(corpus, vocabulary=2000)
+    make_model(folder, tokenizer, hidden=192, layers=4, heads=3, intermediate=384, context=1024, seed=0)
     weights = Weights(name="benchmark", folder=folder, identity="benchmark")
     chat = load_chat(folder, ChatSettings())
     sampling = Sampling(max_new_tokens=new_tokens)

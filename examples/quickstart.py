@@ -2,7 +2,7 @@
 
     python examples/quickstart.py MODEL_FOLDER DATA_FOLDER OUTPUT_DIR
 
-The data folder holds train.en-de.en and train.en-de.de (aligned lines) and test.en-de.json, as `radistill demo` writes.
+The data folder holds train.en-de.en and train.en-de.de (aligned lines) and test.en-de.json.
 """
 
 import sys

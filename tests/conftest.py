@@ -26,7 +26,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer Llama with a ChatML template, fp32."""
-    from radistill.demo import make_model, sentences
+    from tiny import make_model, sentences
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     make_model(folder, corpus=[side for pair in sentences(800, "corpus") for side in pair], hidden=32)
@@ -36,7 +36,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with 300 aligned sentences to train on, and tests in both directions."""
-    from radistill.demo import write_sentences
+    from tiny import write_sentences
 
     folder = tmp_path_factory.mktemp("data")
     write_sentences(folder)

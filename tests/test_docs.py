@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from radistill.demo import make_model, sentences
+from tiny import make_model, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

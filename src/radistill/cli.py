@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radistill import __version__
+from radistill.cli_lab import lab
 
 if TYPE_CHECKING:
     from radistill.config import RunConfig
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=True,
     help="Teach an instruction-tuned LLM a new skill without losing what it already knows (Rationale Distillation).",
 )
+app.add_typer(lab)
 Config = Annotated[Path, typer.Argument(help="Run file (YAML); `radistill init` writes one.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -262,21 +264,18 @@ def env() -> None:
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer sentences and steps.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller test sets, fewer sentences.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds, one after another.")] = 1,
     output_dir: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:
-    """Run the whole pipeline on a small random Llama made on the spot; its text is noise."""
+    """The pocket model learns Esperanto in three ways; ends in a report on what it gained and lost."""
     from radistill.demo import demo as run_demo
+    from radistill.demo_words import seen
+    from radistill.terminal_lab import show_demo
 
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
-
-    run_demo(output_dir, quick=quick, say=say, done=_say_outcome)
-    _show_report(output_dir, as_json=False)
-    typer.echo(
-        "The model was random: what it writes is noise, and no ability could be kept or lost. The demo shows that "
-        "every stage works here, and what a report looks like."
-    )
+    folders = run_demo(output_dir, quick=quick, seeds=seeds, say=lambda s: typer.echo(s, err=True), done=_say_outcome)
+    show_demo(seen(folders, seeds=seeds))
+    typer.echo(f"report: {output_dir / 'report.html'}")
 
 
 def _load(path: Path, overrides: list[str] | None) -> "RunConfig":

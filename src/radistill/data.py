@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from radistill import instructions
 from radistill.errors import DataError, did_you_mean
+from radistill.lab import POCKET_DATA, POCKET_NAME
 from radistill.records import Example, Message
 from radistill.settings import Settings
 
@@ -33,7 +34,8 @@ class DataSource(Settings):
     """Where examples are read from."""
 
     path: str
-    """A folder, a file, or what the names of two aligned line files share; relative to the working directory."""
+    """A folder, a file, or what the names of two aligned line files share; relative to the working directory.
+    `pocket`: the lab's Esperanto sentences, which come with the pocket model."""
     format: FormatName = "auto"
     """How the rows lie there; `auto` decides from the names and the first rows."""
     split: str = "train"
@@ -198,7 +200,7 @@ def _load(reading: _Reading, part: Part) -> Loaded:
 
     source = reading.source
     wanted = Wanted(
-        path=Path(source.path).expanduser(),
+        path=POCKET_DATA if source.path == POCKET_NAME else Path(source.path).expanduser(),
         split=source.split,
         pairs=tuple(Pair.of(pair) for pair in source.pairs or ()),
         kinds=_kinds(source.format),

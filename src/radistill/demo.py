@@ -1,167 +1,110 @@
-"""`radistill demo`: the whole pipeline on a small Llama that is made on the spot.
+"""`radistill demo`: the pocket model learns Esperanto in three ways, and a report shows what it gained and lost.
 
-The model is random: it was never taught anything, so what it writes is noise, and nothing here shows that RaDis keeps
-an ability. What the demo shows is that every stage works on this machine, and what its report looks like.
+The lab's model, data and tests are real in the small: a language model that was brought up in a closed world, a
+language it has not learned, and every ability scored by rule. `configs/lab-esperanto.yaml` is the demo's RaDis run.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from radistill import pipeline, seeds
+from radistill import pipeline
 from radistill.config import RunConfig, config_from
 from radistill.errors import RunFolderError
-from radistill.files import write_json, write_text
-from radistill.models import without_bars
+from radistill.lab import POCKET_NAME
 from radistill.pipeline import StageOutcome
 from radistill.report import write_report
 from radistill.runs import RunFolder
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-NOUNS = {
-    "man": ("der", "Mann"), "dog": ("der", "Hund"), "tree": ("der", "Baum"), "king": ("der", "König"),
-    "woman": ("die", "Frau"), "cat": ("die", "Katze"), "flower": ("die", "Blume"), "town": ("die", "Stadt"),
-    "child": ("das", "Kind"), "house": ("das", "Haus"), "book": ("das", "Buch"), "horse": ("das", "Pferd"),
-}  # fmt: skip
-ADJECTIVES = {"old": "alt", "small": "klein", "big": "groß", "good": "gut", "new": "neu", "beautiful": "schön"}
-VERBS = {"sees": "sieht", "hears": "hört", "finds": "findet", "loves": "liebt", "knows": "kennt"}
-ACCUSATIVE = {"der": "den", "die": "die", "das": "das"}
+LEARNING_RATE = 1e-3
+RUNS: dict[str, tuple[str, float]] = {
+    "vanilla": ("vanilla", LEARNING_RATE),
+    "vanilla-half-lr": ("vanilla", LEARNING_RATE / 2),
+    "radis": ("radis", LEARNING_RATE),
+}
+"""Name → method and learning rate. Half the rate is the remedy that RaDis must be measured against."""
+ABILITIES = (
+    "knowledge", "vocabulary", "definitions", "rewording", "counting", "arithmetic", "comparison", "lists", "strings",
+    "formats", "stories", "refusal", "known-language",
+)  # fmt: skip
+MARGIN = 0.02
 
 
 def demo(
-    output_dir: Path, *, quick: bool, say: Callable[[str], None], done: Callable[[StageOutcome], None]
-) -> list[Path]:
-    """Run vanilla and RaDis on a random model and report both; returns the report's files.
+    output_dir: Path,
+    *,
+    quick: bool,
+    seeds: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+    done: Callable[[StageOutcome], None] = lambda _: None,
+) -> list[RunFolder]:
+    """Run vanilla, vanilla at half the learning rate and RaDis on the pocket model, and report them together.
 
     Args:
         output_dir: where everything goes; finished stages found there are reused.
-        quick: fewer sentences and steps.
+        quick: smaller test sets and fewer sentences.
+        seeds: so many seeds, from 0.
         say: told what is going on.
         done: called after each stage.
+
+    Returns:
+        The run folders; the report lies in `output_dir`.
     """
-    model = output_dir / "random-llama"
-    if not model.exists():
-        say("making a small Llama with random weights, and sentences to learn from")
-        write_sentences(output_dir / "data")
-        half_made = output_dir / ".random-llama.part"
-        make_model(half_made, corpus=[side for pair in sentences(4000, "corpus") for side in pair])
-        half_made.rename(model)
-    runs = []
-    for method in ("vanilla", "radis"):
-        config = _config(output_dir, model, f"{method}-quick" if quick else method, quick=quick)
-        say(f"{method}: generate, assemble, train, evaluate, report")
-        try:
-            pipeline.run(config, done=done)
-        except RunFolderError as error:
-            raise RunFolderError(
-                f"{error}\nIf {output_dir} is of another version's demo, delete it, or name another place with "
-                "--output-dir."
-            ) from error
-        runs.append(RunFolder(Path(config.output_dir)))
-    title = "radistill demo: a random model, so its text is noise"
-    return write_report(runs, output_dir, margin=0.02, seed=0, title=title)
+    folders = []
+    for seed in range(seeds):
+        for name in RUNS:
+            config = run_config(name, output_dir, quick=quick, seed=seed)
+            say(f"{config.name}: generate, assemble, train, evaluate, report")
+            try:
+                pipeline.run(config, done=done)
+            except RunFolderError as error:
+                raise RunFolderError(
+                    f"{error}\nIf {output_dir} is of another version's demo, delete it, or name another place with "
+                    "--output-dir."
+                ) from error
+            folders.append(RunFolder(Path(config.output_dir)))
+    title = "radistill demo: a pocket model learns Esperanto"
+    write_report(folders, output_dir, margin=MARGIN, seed=0, title=title)
+    return folders
 
 
-def sentences(count: int, purpose: str) -> list[tuple[str, str]]:
-    """English sentences with their German translation, drawn by rule; equal purposes give equal sentences."""
-    rng = seeds.generator(0, "demo", purpose)
-    pairs = []
-    for _ in range(count):
-        subject, thing = (str(w) for w in rng.choice(list(NOUNS), 2, replace=False))
-        adjective, verb = str(rng.choice(list(ADJECTIVES))), str(rng.choice(list(VERBS)))
-        (article, noun), (of_thing, german_thing) = NOUNS[subject], NOUNS[thing]
-        subject_german = f"{article.capitalize()} {ADJECTIVES[adjective]}e {noun}"
-        german = f"{subject_german} {VERBS[verb]} {ACCUSATIVE[of_thing]} {german_thing}."
-        pairs.append((f"The {adjective} {subject} {verb} the {thing}.", german))
-    return pairs
+def run_name(name: str, seed: int) -> str:
+    """Name of one seed's run."""
+    return name if seed == 0 else f"{name}-seed{seed}"
 
 
-def make_model(
-    folder: Path, *, corpus: list[str], hidden: int = 64, layers: int = 2, vocabulary: int = 600, context: int = 256
-) -> None:
-    """Write a random Llama with a byte-level BPE tokenizer and a ChatML template; always the same bytes."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(corpus, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.chat_template = CHATML
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seeds.number(0, "demo", "weights") % (1 << 32))
-        model = LlamaForCausalLM(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(folder))
-    with without_bars():
-        model.save_pretrained(str(folder), safe_serialization=True)
-    write_json(folder / "generation_config.json", {"eos_token_id": tokenizer.eos_token_id})
-
-
-def write_sentences(folder: Path) -> None:
-    """Write training sentences as aligned lines, and for each direction a test file of sentences not among them."""
-    train = sentences(300, "train")
-    taught = {side for pair in train for side in pair}
-    test = [pair for pair in dict.fromkeys(sentences(400, "test")) if not taught.intersection(pair)]
-    write_text(folder / "train.en-de.en", "".join(f"{en}\n" for en, _ in train))
-    write_text(folder / "train.en-de.de", "".join(f"{de}\n" for _, de in train))
-    for pair in ("en-de", "de-en"):
-        rows = [{"translation": {"en": en, "de": de}} for en, de in test]
-        write_text(folder / f"test.{pair}.json", json.dumps(rows, ensure_ascii=False))
-
-
-def _config(output_dir: Path, model: Path, method: str, *, quick: bool) -> RunConfig:
-    limit = 120 if quick else 600
-    source = {"path": str(output_dir / "data"), "pairs": ["en-de", "de-en"]}
+def run_config(name: str, output_dir: Path, *, quick: bool, seed: int = 0) -> RunConfig:
+    """One of the demo's runs."""
+    method, learning_rate = RUNS[name]
+    pairs = ["en-eo", "eo-en"]
+    items = 60 if quick else 200
     raw: dict[str, Any] = {
-        "name": method,
-        "model": str(model),
-        "output_dir": str(output_dir / "runs" / method),
+        "name": run_name(name, seed),
+        "model": POCKET_NAME,
+        "output_dir": str(output_dir / ("quick" if quick else "runs") / run_name(name, seed)),
+        "seed": seed,
         "data": {
-            "train": {**source, "limit": limit},
-            "test": {**source, "limit": 60 if quick else 200},
-            "template": "alma",
+            "train": {"path": POCKET_NAME, "pairs": pairs, "limit": 1000 if quick else 1500},
+            "test": {"path": POCKET_NAME, "pairs": pairs, "limit": items},
         },
-        "method": {"name": method.removesuffix("-quick")},
+        "method": {"name": method},
         "generate": {
-            "backend": {"name": "transformers", "dtype": "float32"},
-            "sampling": {"max_new_tokens": 24},
-            "ledger": str(output_dir / "runs" / "ledger"),
+            "backend": {"name": "transformers", "batch_size": 64, "dtype": "float32"},
+            "sampling": {"max_new_tokens": 96},
+            "ledger": str(output_dir / "ledger"),
         },
         "train": {
-            "learning_rate": 3e-3,
-            "num_train_epochs": 1 if quick else 6,
-            "per_device_train_batch_size": 8,
-            "bf16": False,
+            "learning_rate": learning_rate,
+            "num_train_epochs": 3,
+            "per_device_train_batch_size": 16,
+            "bf16": True,
             "lora": None,
-            "logging_steps": 5,
         },
-        "evaluate": [{"task": "translation", "max_new_tokens": 32}],
+        "evaluate": [
+            {"task": "translation", "max_new_tokens": 64},
+            *({"task": "lab", "ability": ability, "items": items} for ability in ABILITIES),
+            {"task": "lab_rationales", "items": items},
+        ],
+        "report": {"margin": MARGIN},
     }
     return config_from(raw)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from radistill.errors import ModelError, RadistillError, did_you_mean
 from radistill.files import sha256, write_json
+from radistill.lab import POCKET, POCKET_NAME
 
 if TYPE_CHECKING:
     from radistill.config import LoraSettings
@@ -48,12 +49,12 @@ class Weights:
 
 
 def resolve(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Weights:
-    """Find a model by folder, run folder or hub id; nothing is loaded, but what the hub has is fetched.
+    """Find a model by folder, run folder, hub id, or as `pocket`, the one that comes with us; nothing is loaded, but what the hub has is fetched.
 
     Raises:
         ModelError: it is not there, holds no safetensors weights, or cannot be fetched.
     """
-    path = Path(name).expanduser()
+    path = POCKET if name == POCKET_NAME else Path(name).expanduser()
     if not path.exists():
         return _from_hub(name, revision, with_code=trust_remote_code)
     for folder in (path / "model", path):

@@ -8,6 +8,7 @@ repeat what colour says.
 """
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ ORIGINS = {
     "end": "#56b4e9",
 }
 """Colour of each origin of tokens; the report's segments have the same ones."""
+LONG = 30
+"""From so many dots on, a figure's rows move together."""
 WIDTH = 7.2  # inches; a report column
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
@@ -76,6 +79,19 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Two numbers of one system, each with its interval."""
+
+    system: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    y_low: float
+    y_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
     """A figure and what it says in words."""
 
@@ -96,7 +112,9 @@ class Drawing:
         return re.sub(r'((?:\bid="|href="#|url\(#))(?!' + re.escape(self.name) + r")", rf"\g<1>{self.name}-", body)
 
 
-def intervals(name: str, estimates: Sequence[Estimate], *, title: str, unit: str) -> Drawing:
+def intervals(
+    name: str, estimates: Sequence[Estimate], *, title: str, unit: str, systems: Sequence[str] = ()
+) -> Drawing:
     """Dots with 95 % intervals: one row per group, one colour and marker per system.
 
     Args:
@@ -104,10 +122,12 @@ def intervals(name: str, estimates: Sequence[Estimate], *, title: str, unit: str
         estimates: in the order in which rows and systems are to be shown.
         title: what is measured.
         unit: label of the axis.
+        systems: all systems of the page, where some of them may be missing here: colours stay the same.
     """
     rows = list(dict.fromkeys(e.row for e in estimates))
+    looks = _looks(systems or list(dict.fromkeys(e.system for e in estimates)))
     systems = list(dict.fromkeys(e.system for e in estimates))
-    looks = _looks(systems)
+    is_long = len(rows) * len(systems) > LONG
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -131,8 +151,47 @@ def intervals(name: str, estimates: Sequence[Estimate], *, title: str, unit: str
         _legend(figure, axes)
 
     words = "; ".join(f"{e.row}, {e.system}: {e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" for e in estimates)
-    height = 0.95 + len(rows) * (0.16 + 0.2 * len(systems))
+    height = 0.95 + len(rows) * (0.16 + (0.15 if is_long else 0.2) * len(systems))
     return _drawing(name, title, f"{unit}, value and 95 % interval. {words}.", height=height, draw=draw)
+
+
+def against(name: str, points: Sequence[Point], *, title: str, x_unit: str, y_unit: str) -> Drawing:
+    """One point per system, with its 95 % intervals in both directions; dotted lines cross at the untouched model.
+
+    Args:
+        name: the figure's name.
+        points: in the order in which the systems are to be named.
+        title: what is set against what.
+        x_unit: label of the horizontal axis, a fraction of which 1 is the whole.
+        y_unit: label of the vertical axis.
+    """
+    looks = _looks([p.system for p in points])
+    # Half of the whole is always in view, so that a small loss looks small.
+    left = min([0.5, *(math.floor(10 * p.x_low) / 10 for p in points)])
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for p in points:
+            line = {"color": looks[p.system]["color"], "lw": 1.8, "solid_capstyle": "round", "zorder": 2}
+            if p.x_low < p.x_high:
+                axes.plot([p.x_low, p.x_high], [p.y, p.y], **line)
+            axes.plot([p.x, p.x], [p.y_low, p.y_high], **line)
+            axes.plot([p.x], [p.y], ls="", ms=8, zorder=3, label=_label(p.system), **looks[p.system])
+            if p.system == BASE:
+                for place in (axes.axhline(p.y), axes.axvline(p.x)):
+                    place.set(color=MUTED, lw=0.8, ls=(0, (1, 3)), zorder=1)
+        axes.margins(y=0.12)
+        axes.set(xlim=(left, 1 + 0.03 * (1 - left)), xlabel=x_unit, ylabel=y_unit)
+        axes.grid()
+        axes.tick_params(axis="both", length=0, labelsize=8.5)
+        _legend(figure, axes)
+
+    words = "; ".join(
+        f"{p.system}: {x_unit} {p.x:.3f} [{p.x_low:.3f}, {p.x_high:.3f}], "
+        f"{y_unit} {p.y:.1f} [{p.y_low:.1f}, {p.y_high:.1f}]"
+        for p in points
+    )
+    return _drawing(name, title, f"Values and 95 % intervals. {words}.", height=4.2, draw=draw)
 
 
 def losses(name: str, curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, title: str) -> Drawing:

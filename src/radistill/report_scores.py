@@ -9,9 +9,10 @@ from typing import Any
 
 import radistill
 from radistill import scoring, stats
-from radistill.columns import MACRO, RAW, counts_of, key_of, measures
+from radistill.columns import MACRO, RAW, measures
 from radistill.records import BASE, Score
 from radistill.report_data import UNTOUCHED, Evaluation, Run
+from radistill.tasks.base import Kind
 
 SCHEMA = 1
 
@@ -49,11 +50,18 @@ class Result:
 class Kept:
     """What one system still can."""
 
-    general: stats.Interval
+    abilities: Mapping[str, stats.Retention]
+    """By task, in the order in which they were tested."""
+    general: stats.Interval | None
     """Mean over the measurable abilities, in points of 100."""
     n: int
-    retention: stats.MacroRetention
-    abilities: Mapping[str, stats.Retention]
+    """Test items behind it."""
+    retention: stats.MacroRetention | None
+    """Over the measurable abilities; None if there is none."""
+    rehearsed: stats.MacroRetention | None
+    """Over those that rationales touch."""
+    not_rehearsed: stats.MacroRetention | None
+    """Over those that rationales do not touch. What is not known to be either is in neither."""
 
 
 def results(evaluations: Sequence[Evaluation], *, seed: int) -> list[Result]:
@@ -67,21 +75,39 @@ def results(evaluations: Sequence[Evaluation], *, seed: int) -> list[Result]:
     return found
 
 
-def kept(found: Sequence[Result], *, system: str, margin: float) -> Kept | None:
-    """Retention over the ability tasks; None if there is none, or none that can be measured for this system."""
+def of_kind(found: Sequence[Result], *kinds: Kind) -> list[Result]:
+    """The results of tasks of these kinds."""
+    return [result for result in found if result.evaluation.task.kind in kinds]
+
+
+def kept(found: Sequence[Result], *, system: str, margin: float) -> Kept:
+    """How much the system retains of each ability that it and the untouched model were tested on."""
     abilities = {
-        r.evaluation.name: r
-        for r in found
-        if r.evaluation.task.kind == "ability" and {system, BASE} <= set(r.evaluation.systems)
+        r.evaluation.name: r for r in of_kind(found, "ability") if {system, BASE} <= set(r.evaluation.systems)
     }
     retentions = {name: scoring.retention(r.scored, system=system, margin=margin) for name, r in abilities.items()}
     macro = stats.macro_retention(retentions)
-    if macro is None:
-        return None
-    measurable = [r for name, r in abilities.items() if name not in macro.not_measurable]
-    general = stats.mean_of([_resampled(r, system) for r in measurable])
-    n = sum(headline(r, system).n for r in measurable)
-    return Kept(general=general.interval(), n=n, retention=macro, abilities=retentions)
+    measurable = [r for name, r in abilities.items() if macro and name not in macro.not_measurable]
+    parts = [scoring.resampled(r.scored, system=system, metric=r.metrics[0]) for r in measurable]
+    rehearsed, not_rehearsed = (
+        stats.macro_retention(
+            {name: r for name, r in retentions.items() if abilities[name].evaluation.task.is_rehearsed is wanted}
+        )
+        for wanted in (True, False)
+    )
+    return Kept(
+        abilities=retentions,
+        general=stats.mean_of(parts).interval() if parts else None,
+        n=sum(headline(r, system).n for r in measurable),
+        retention=macro,
+        rehearsed=rehearsed,
+        not_rehearsed=not_rehearsed,
+    )
+
+
+def kept_by_all(found: Sequence[Result], runs: Sequence[Run], *, margin: float) -> dict[str, Kept]:
+    """The same of every system by name, the untouched model (which retains all) first."""
+    return {system: kept(found, system=system, margin=margin) for system in (BASE, *(run.name for run in runs))}
 
 
 def headline(result: Result, system: str) -> Score:
@@ -91,10 +117,17 @@ def headline(result: Result, system: str) -> Score:
     return score
 
 
+def new_skill(found: Sequence[Result], system: str) -> Score | None:
+    """The system's headline score in the first skill that was tested, if it was tested there."""
+    skills = of_kind(found, "skill")
+    return headline(skills[0], system) if skills and system in skills[0].evaluation.systems else None
+
+
 def as_json(
     runs: Sequence[Run],
     found: Sequence[Result],
     *,
+    what_is_kept: Mapping[str, Kept],
     margin: float,
     seed: int,
     title: str,
@@ -105,7 +138,7 @@ def as_json(
     return {
         "schema": SCHEMA,
         "baseline": BASE,
-        "runs": [_run(None, found, margin), *(_run(run, found, margin) for run in runs)],
+        "runs": [_run(run, found, what_is_kept[run.name if run else BASE]) for run in (None, *runs)],
         "title": title,
         "radistill": radistill.__version__,
         "margin": margin,
@@ -117,23 +150,25 @@ def as_json(
     }
 
 
-def _run(run: Run | None, found: Sequence[Result], margin: float) -> dict[str, Any]:
+def _run(run: Run | None, found: Sequence[Result], what: Kept) -> dict[str, Any]:
     system = run.name if run else BASE
     mine = [result for result in found if system in result.evaluation.systems]
-    what_is_kept = kept(found, system=system, margin=margin)
     signatures = {s.signature for result in mine for s in result.scored.scores if s.system == system}
     return {
         "name": system,
         "method": run.method if run else UNTOUCHED,
         "ours": run.ours if run else False,
         "new_skill": _skill(mine, system),
-        "general": asdict(what_is_kept.general) | {"n": what_is_kept.n} if what_is_kept else None,
-        "retention": _interval(what_is_kept.retention) if what_is_kept else None,
+        "general": asdict(what.general) | {"n": what.n} if what.general else None,
+        "retention": _macro(what.retention),
+        "retention_rehearsed": _of_subset(what.rehearsed),
+        "retention_not_rehearsed": _of_subset(what.not_rehearsed),
         "abilities": {
-            result.evaluation.name: _ability(result, system, margin)
-            for result in mine
-            if result.evaluation.task.kind == "ability" and BASE in result.evaluation.systems
+            r.evaluation.name: _ability(r, headline(r, system), what.abilities[r.evaluation.name])
+            for r in mine
+            if r.evaluation.name in what.abilities
         },
+        "probes": {r.evaluation.name: _probe(r, system) for r in of_kind(mine, "probe")},
         "tokens_trained": _whole(run.fact("train", "tokens_trained")) if run else 0,
         "tokens_processed": _whole(run.fact("train", "tokens_processed")) if run else 0,
         "seconds": {name: stage.seconds for name, stage in run.stages.items()} if run else {},
@@ -142,18 +177,25 @@ def _run(run: Run | None, found: Sequence[Result], margin: float) -> dict[str, A
 
 
 def _skill(mine: Sequence[Result], system: str) -> dict[str, Any] | None:
-    skills = [result for result in mine if result.evaluation.task.kind == "skill"]
-    if not skills:
-        return None
-    score = headline(skills[0], system)
-    return {"metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "n": score.n}
+    # The first skill that this system was tested on.
+    score = new_skill(mine, system)
+    return {"metric": score.metric, **_numbers(score)} if score else None
 
 
-def _ability(result: Result, system: str, margin: float) -> dict[str, Any]:
+def _ability(result: Result, score: Score, of: stats.Retention) -> dict[str, Any]:
+    told = {"retention": of.value, "retention_low": of.low, "retention_high": of.high, "verdict": of.verdict}
+    return _numbers(score) | told | {"rehearsed": result.evaluation.task.is_rehearsed}
+
+
+def _probe(result: Result, system: str) -> dict[str, Any]:
     score = headline(result, system)
-    retained = scoring.retention(result.scored, system=system, margin=margin)
-    numbers = {"value": score.value, "low": score.low, "high": score.high, "n": score.n}
-    return numbers | {"retention": retained.value, "verdict": retained.verdict}
+    c = result.comparison(system=system, metric=score.metric)
+    compared = {"value": c.difference, "low": c.low, "high": c.high} if c else None
+    return {"metric": score.metric, **_numbers(score), "difference": compared}
+
+
+def _numbers(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "low": score.low, "high": score.high, "n": score.n}
 
 
 def _difference(c: scoring.Comparison) -> dict[str, Any]:
@@ -161,22 +203,13 @@ def _difference(c: scoring.Comparison) -> dict[str, Any]:
     return where | {"value": c.difference, "low": c.low, "high": c.high, "p": c.p_value, "p_holm": c.p_holm}
 
 
-def _interval(macro: stats.MacroRetention) -> dict[str, float]:
-    return {"value": macro.value, "low": macro.low, "high": macro.high}
+def _macro(of: stats.MacroRetention | None) -> dict[str, float] | None:
+    return {"value": of.value, "low": of.low, "high": of.high} if of else None
+
+
+def _of_subset(of: stats.MacroRetention | None) -> dict[str, float] | None:
+    return {"value": of.value, "low": of.low, "high": of.high, "n_abilities": of.n_abilities} if of else None
 
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _resampled(result: Result, system: str) -> stats.Resampled:
-    metric = result.metrics[0]
-    score = measures(result.evaluation.task)[metric].score
-    counts = counts_of(result.evaluation.name, result.scored.seed)
-    rows = [result.scored.rows[metric][key_of(system, group)] for group in result.groups]
-    return stats.mean_of(
-        [
-            stats.resample(of_group, score, counts(g, len(of_group)))
-            for g, of_group in zip(result.groups, rows, strict=True)
-        ]
-    )

@@ -1,11 +1,11 @@
 """The sentences of a report. Each is computed from the numbers: a loss is called a loss, chance is called chance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from radistill import scoring
 from radistill.columns import RAW
 from radistill.report_data import Run
-from radistill.report_scores import Kept, Result, headline, kept
+from radistill.report_scores import Kept, Result, headline, of_kind
 from radistill.report_tables import metric_name
 from radistill.report_text import count, interval, listed, number, p_value, signed
 from radistill.tasks.translation import Translation
@@ -13,15 +13,17 @@ from radistill.tasks.translation import Translation
 SURE = 0.05
 
 
-def summary(runs: Sequence[Run], found: Sequence[Result], *, margin: float) -> list[str]:
+def summary(
+    runs: Sequence[Run], found: Sequence[Result], *, what_is_kept: Mapping[str, Kept], margin: float
+) -> list[str]:
     """What came out, in a few sentences."""
-    skills = [result for result in found if result.evaluation.task.kind == "skill"]
+    skills = of_kind(found, "skill")
     said = [_skill(run, result) for run in runs for result in skills if run.name in result.evaluation.systems]
     if not said:
         said = ["No skill was evaluated, so this report cannot say what was learned."]
-    if not any(result.evaluation.task.kind == "ability" for result in found):
+    if not of_kind(found, "ability"):
         return [*said, "No other ability was tested: this report says nothing about what was kept or forgotten."]
-    return [*said, *(_kept(run, kept(found, system=run.name, margin=margin), margin) for run in runs)]
+    return [*said, *(_kept(run, what_is_kept[run.name], margin) for run in runs)]
 
 
 def failures(found: Sequence[Result]) -> list[str]:
@@ -96,15 +98,30 @@ def _exceptions(run: Run, result: Result, c: scoring.Comparison, higher_is_bette
     return " One by one: " + "; ".join(f"{label} {listed(groups)}" for label, groups in kinds if groups) + "."
 
 
-def _kept(run: Run, what: Kept | None, margin: float) -> str:
-    if what is None:
+def _kept(run: Run, what: Kept, margin: float) -> str:
+    if what.retention is None:
         return f"What {run.name} kept cannot be said: no tested ability can be measured for it and the untouched model."
     macro, verdicts = what.retention, [r.verdict for r in what.abilities.values()]
     shown = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     return (
         f"{run.name} retains {number(macro.value, 3)} {interval(macro.low, macro.high, 3)} of {macro.n_abilities} "
         f"abilities ({shown}; margin {margin:g}); least is left of {macro.worst}: {number(macro.worst_value, 3)}."
+        f"{_apart(what)}"
     )
+
+
+def _apart(what: Kept) -> str:
+    parts = ((what.rehearsed, "touch"), (what.not_rehearsed, "do not touch"))
+    said = [
+        f"{number(m.value, 3)} {interval(m.low, m.high, 3)} of the {_one(m.n_abilities)} that rationales {verb}"
+        for m, verb in parts
+        if m
+    ]
+    return f" Apart: {listed(said)}." if said else ""
+
+
+def _one(n: int) -> str:
+    return "one" if n == 1 else count(n)
 
 
 def _groups(result: Result) -> str:

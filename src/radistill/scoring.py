@@ -169,6 +169,14 @@ def retention(
     return stats.retention(both.before, both.after, margin=margin, chance=scored.task.chance)
 
 
+def resampled(scored: Scored, *, system: str, metric: str) -> stats.Resampled:
+    """The system's score over all groups, with its draws."""
+    score, counts = measures(scored.task)[metric].score, counts_of(scored.task_name, scored.seed)
+    groups = _ids_by_group(scored, system)
+    rows = {group: scored.rows[metric][key_of(system, group)] for group in groups}
+    return stats.mean_of([stats.resample(of, score, counts(group, len(of))) for group, of in rows.items()])
+
+
 def save_rows(path: Path, scored: Scored, metric: str) -> None:
     """Write one metric's rows, with the example ids they stand for, so that its scores can be computed again."""
     arrays: dict[str, Any] = dict(scored.rows[metric])

@@ -85,6 +85,8 @@ class MacroRetention:
     worst_value: float
     n_abilities: int
     not_measurable: tuple[str, ...]
+    resampled: Resampled = field(repr=False, compare=False)
+    """The clipped mean with its draws laid around it, to compare two systems on the same draws."""
 
 
 def draw(n: int, *, seed: int, name: str = "", draws: int = DRAWS) -> NDArray[np.uint16]:
@@ -254,7 +256,8 @@ def macro_retention(abilities: Mapping[str, Retention]) -> MacroRetention | None
         return None
     value = float(np.mean([min(1.0, v) for v in values.values()]))
     clipped_D = np.minimum(draws_AD, 1.0).mean(axis=0)
-    low, high = np.quantile(clipped_D - clipped_D.mean(), [0.025, 0.975]) + value
+    around_D = clipped_D - clipped_D.mean() + value
+    low, high = np.quantile(around_D, [0.025, 0.975])
     worst = min(values, key=lambda name: values[name])
     return MacroRetention(
         value=value,
@@ -265,4 +268,5 @@ def macro_retention(abilities: Mapping[str, Retention]) -> MacroRetention | None
         worst_value=values[worst],
         n_abilities=len(values),
         not_measurable=tuple(name for name in abilities if name not in values),
+        resampled=Resampled(value, around_D),
     )

@@ -15,6 +15,7 @@ from radistill import __version__, models, seeds
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
+from radistill.lab import POCKET_NAME
 from radistill.progress import progress
 from radistill.records import StageRecord, digest
 from radistill.runs import RunFolder, Stage, before_work, begin, require, working
@@ -140,7 +141,9 @@ def _model(config: RunConfig, speaker: Speaker) -> Any:
     if settings.lora is not None:
         if settings.gradient_checkpointing:
             model.enable_input_require_grads()
-        base_name = config.model if not Path(config.model).exists() else str(Path(config.model).resolve())
+        # PEFT must find the base by this name: a hub id, or the folder.
+        is_here = config.model == POCKET_NAME or Path(config.model).exists()
+        base_name = str(speaker.weights.folder.resolve()) if is_here else config.model
         seed = seeds.number(config.seed, "lora") % (1 << 32)
         model = models.adapt(model, settings.lora, base_name=base_name, revision=config.revision, seed=seed)
     return model

@@ -7,7 +7,8 @@ that all ways of saying the same belong to the same side of the split between tr
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from radistill.lab.lexicon import Word, named, of_kind
 
@@ -74,9 +75,9 @@ class Clause:
         """People and cities."""
         return tuple(phrase.name for phrase in (self.subject, self.object, self.place) if phrase and phrase.name)
 
-    def said(self, **changes: object) -> "Clause":
-        """The same in another tense, negated, or asked."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+    def said(self, **changes: Any) -> "Clause":
+        """The same in another `tense`, negated (`is_negated`), or asked (`is_question`)."""
+        return replace(self, **changes)
 
 
 def draw(rng: random.Random, *, people: Sequence[str], cities: Sequence[str]) -> Clause:
@@ -89,19 +90,19 @@ def draw(rng: random.Random, *, people: Sequence[str], cities: Sequence[str]) ->
     """
     tense = rng.choices(TENSES, (5, 4, 2))[0]
     is_negated, is_question = rng.random() < 0.15, rng.random() < 0.15
-    moods = {"tense": tense, "is_negated": is_negated, "is_question": is_question}
+    said = partial(Clause, tense=tense, is_negated=is_negated, is_question=is_question)
     if rng.random() < 0.15:
         subject = _subject(rng, people, ("person", "animal", "thing", "place"))
-        return Clause(subject=subject, quality=rng.choice(of_kind("adjective")), **moods)  # type: ignore[arg-type]
+        return said(subject=subject, quality=rng.choice(of_kind("adjective")))
     preposition, place = _where(rng, cities)
     adverb = rng.choice(of_kind("adverb")) if rng.random() < 0.25 else None
-    rest = {"adverb": adverb, "preposition": preposition, "place": place, **moods}
+    said = partial(said, adverb=adverb, preposition=preposition, place=place)
     if rng.random() < 0.25:
         verb = rng.choice(of_kind("motion"))
-        return Clause(subject=_subject(rng, people, LIVING), verb=verb, **rest)  # type: ignore[arg-type]
+        return said(subject=_subject(rng, people, LIVING), verb=verb)
     verb = rng.choice(of_kind("verb"))
     patient = noun_phrase(rng, rng.choice(of_kind(*verb.objects)))
-    return Clause(subject=_subject(rng, people, LIVING), verb=verb, object=patient, **rest)  # type: ignore[arg-type]
+    return said(subject=_subject(rng, people, LIVING), verb=verb, object=patient)
 
 
 def noun_phrase(rng: random.Random, noun: Word, *, plain: bool = False) -> Phrase:

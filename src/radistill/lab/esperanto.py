@@ -50,8 +50,8 @@ class NewLanguage:
 
     def sentence(self, clause: Clause) -> str:
         """The clause as a sentence of the language."""
-        verb = [*(["ne"] if clause.is_negated else []), self._form("est" if not clause.verb else clause.verb.stem,
-                                                                    TENSES[clause.tense])]  # fmt: skip
+        stem = clause.verb.stem if clause.verb else "est"
+        verb = [*(["ne"] if clause.is_negated else []), self._form(stem, TENSES[clause.tense])]
         rest = [self.phrase(clause.object, is_object=True)] if clause.object else []
         if clause.quality:
             rest = [self._form(clause.quality.stem, "a", *(["j"] if clause.subject.is_plural else []))]

@@ -14,7 +14,10 @@ from radistill.lab.lexicon import Word, words
 ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh", "th", "br", "dr", "tr", "kl")
 VOWELS = ("a", "e", "i", "o", "u", "ai", "ou")
 CODAS = ("", "", "l", "m", "n", "r", "s", "x")
-ENGLISH = frozenset("a an and be but do go he in is it no not of on or so soul the they thou to us was we who".split())
+ENGLISH = frozenset(
+    {"a", "an", "and", "be", "but", "do", "go", "he", "in", "is", "it", "no", "not", "of", "on", "or", "so", "soul"}
+    | {"the", "they", "thou", "to", "us", "was", "we", "who"}
+)
 """Small English words that a word drawn from syllables may not be."""
 MARKS = ("the", "plural", "object", "present", "past", "future", "not", "question", "be")
 
@@ -30,7 +33,7 @@ class KnownLanguage:
     @classmethod
     def of(cls, seed: int, name: str) -> "KnownLanguage":
         """The language of that seed."""
-        rng = random.Random(seed)  # noqa: S311 - no secret
+        rng = random.Random(seed)
         taken = {word.english for word in words()} | ENGLISH
         marks = {mark: _new(rng, taken, 1) for mark in MARKS}
         return cls(name, {word: _new(rng, taken, 2) for word in words()}, marks)

@@ -35,13 +35,16 @@ _NOUNS = {
     "person": """
 man/men = vir | woman/women = vir+in | boy = knab | girl = knab+in | child/children = infan | father = patr
 mother = patr+in | brother = frat | sister = frat+in | friend = amik | king = reĝ | queen = reĝ+in
-doctor = kurac+ist | teacher = instru+ist | soldier = soldat | guest = gast | neighbour = najbar | thief/thieves = ŝtel+ist
-judge = juĝ+ist | student = student | uncle = onkl | aunt = onkl+in | prince = princ | servant = serv+ist | hunter = ĉas+ist
+doctor = kurac+ist | teacher = instru+ist | soldier = soldat | guest = gast | neighbour = najbar
+thief/thieves = ŝtel+ist
+judge = juĝ+ist | student = student | uncle = onkl | aunt = onkl+in | prince = princ | servant = serv+ist
+hunter = ĉas+ist
 farmer = farm+ist | singer = kant+ist | writer = verk+ist | sailor = mar+ist | baker = bak+ist | grandfather = av
 cousin = kuz | pilot = pilot | poet = poet
 """,
     "animal": """
-dog = hund | cat = kat | horse = ĉeval | cow = bov | pig = pork | goat = kapr | bird = bird | mouse/mice = mus | rat = rat
+dog = hund | cat = kat | horse = ĉeval | cow = bov | pig = pork | goat = kapr | bird = bird | mouse/mice = mus
+rat = rat
 wolf/wolves = lup | fox = vulp | bear = urs | lion = leon | tiger = tigr | elephant = elefant | monkey = simi
 rabbit = kunikl | duck = anas | snake = serpent | frog = ran | bee = abel | spider = arane | butterfly = papili
 eagle = agl | donkey = azen | camel = kamel | turtle = testud
@@ -82,8 +85,10 @@ empty = mal+plen | open = mal+ferm
 """
 _VERBS = {
     ("person", "animal", "food", "thing", "place"): """
-see/saw = vid | find/found = trov | love = am | know/knew = kon | remember = memor | admire = admir | show/showed = montr
-forget/forgot = forges | describe = pri+skrib | mention = menci | praise = laŭd | hate = mal+am | look for/looked for = serĉ
+see/saw = vid | find/found = trov | love = am | know/knew = kon | remember = memor | admire = admir
+show/showed = montr
+forget/forgot = forges | describe = pri+skrib | mention = menci | praise = laŭd | hate = mal+am
+look for/looked for = serĉ
 """,
     ("thing", "food"): """
 buy/bought = aĉet | sell/sold = vend | carry = port | take/took = pren | hide/hid = kaŝ | steal/stole = ŝtel
@@ -109,13 +114,15 @@ wake/woke = vek | lead/led = gvid | watch = rigard | attack = atak
     ("animal",): "hunt = ĉas | ride/rode = rajd",
     (): """
 sleep/slept = dorm | run/ran = kur | walk = promen | swim/swam = naĝ | sing/sang = kant | dance = danc | laugh = rid
-cry = plor | work = labor | play = lud | sit/sat = sid | stand/stood = star | wait = atend | fall/fell = fal | jump = salt
+cry = plor | work = labor | play = lud | sit/sat = sid | stand/stood = star | wait = atend | fall/fell = fal
+jump = salt
 speak/spoke = parol | dream = sonĝ | rest = ripoz | die = mort | travel = vojaĝ | think/thought = pens | shout = kri
 whisper = flustr | tremble = trem | cough = tus | breathe = spir
 """,
 }
 _ADVERBS = """
-quickly = rapid | slowly = mal+rapid | quietly = kviet | often = oft | gladly = volont | suddenly = subit | carefully = zorg
+quickly = rapid | slowly = mal+rapid | quietly = kviet | often = oft | gladly = volont | suddenly = subit
+carefully = zorg
 early = fru | late = mal+fru | secretly = sekret | easily = facil | bravely = kuraĝ | well = bon | badly = mal+bon
 loudly = laŭt | proudly = fier | sadly = trist | together = kun | alone = sol | rarely = mal+oft
 """

@@ -24,6 +24,9 @@ from radistill.tables import write_records
 from radistill.train import train
 
 CHUNK = 2000
+HEAD = 64
+SAMPLE = 20_000
+"""So many texts and so many chats make the tokenizer."""
 
 
 class Upbringing(Settings):
@@ -33,14 +36,12 @@ class Upbringing(Settings):
     """The world it grows up in."""
     seed: int = Field(0, ge=0)
     """Of its weights and of the order of its texts."""
-    hidden_size: int = Field(192, ge=16)
-    """Width."""
+    hidden_size: int = Field(192, ge=64, multiple_of=64)
+    """Width; an attention head has 64 of it."""
     intermediate_size: int = Field(512, ge=16)
     """Width of the feed-forward layers."""
     layers: int = Field(5, ge=1)
     """Depth."""
-    heads: int = Field(3, ge=1)
-    """Attention heads."""
     vocabulary: int = Field(2048, ge=300)
     """Tokens."""
     context: int = Field(1024, ge=128)
@@ -87,8 +88,8 @@ def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] =
 
 
 def _give_birth(settings: Upbringing, world: World, folder: Path) -> None:
-    sample = [*upbringing.texts(world, 20_000)]
-    for chat in upbringing.chats(world, 20_000):
+    sample = [*upbringing.texts(world, SAMPLE)]
+    for chat in upbringing.chats(world, SAMPLE):
         sample += [chat.prompt, chat.answer]
     tokenizer = make_tokenizer(sample, vocabulary=settings.vocabulary)
     part = folder.with_name(f".{folder.name}.part")
@@ -97,7 +98,7 @@ def _give_birth(settings: Upbringing, world: World, folder: Path) -> None:
         tokenizer,
         hidden=settings.hidden_size,
         layers=settings.layers,
-        heads=settings.heads,
+        heads=settings.hidden_size // HEAD,
         intermediate=settings.intermediate_size,
         context=settings.context,
         seed=settings.seed,

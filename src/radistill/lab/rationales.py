@@ -15,11 +15,16 @@ from radistill.lab.world import RELATIONS, World
 
 SEPARATOR = "\n\n"
 _FORMS = (
-    r'"[^"]+" means [a-z ]+\.', r'In [A-Z]\w+, [a-z ]+ is "[^"]+"\.', r"An? [a-z ]+ is (?:an?) [a-z ]+\.",
-    r"The sentence has \d+ words\.", r"In the (?:past|present|future): [A-Z].*[.?]", r"Negated: [A-Z].*[.?]",
-    r"As a question: [A-Z].*\?", r"It is a (?:statement|question) in the (?:past|present|future) tense\.",
+    r'"[^"]+" means [a-z ]+\.',
+    r'In [A-Z]\w+, [a-z ]+ is "[^"]+"\.',
+    r"An? [a-z ]+ is (?:an?) [a-z ]+\.",
+    r"The sentence has \d+ words\.",
+    r"In the (?:past|present|future): [A-Z].*[.?]",
+    r"Negated: [A-Z].*[.?]",
+    r"As a question: [A-Z].*\?",
+    r"It is a (?:statement|question) in the (?:past|present|future) tense\.",
     r"The sentence is (?:not )?negated\.",
-)  # fmt: skip
+)
 
 
 def write(rng: random.Random, world: World, clause: Clause, language: str) -> str:

@@ -42,6 +42,19 @@ def _numbered(value: object) -> object:
     return {"number": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def settings_of(value: object) -> WorldSettings:
+    """The settings of a world in whatever form a run file gives them.
+
+    What is no world at all gives the standard one: the field that holds the value says what is wrong with it.
+    """
+    if isinstance(value, WorldSettings):
+        return value
+    try:
+        return WorldSettings.model_validate(_numbered(value))
+    except ValueError:
+        return WorldSettings()
+
+
 WorldChoice = Annotated[WorldSettings, BeforeValidator(_numbered)]
 """A world in a run file; its number alone will do."""
 
@@ -59,37 +72,97 @@ class Relation:
 
 
 RELATIONS = (
-    Relation("river", "cities", (
-        "Which river flows through {s}?", "On which river does {s} lie?", "Name the river of {s}.",
-        "What is the river in {s} called?", "I am in {s}. Which river is here?", "Tell me the river that {s} lies on.",
-        "{s} lies on a river. Which one?", "What river runs through {s}?",
-    ), ("{s} lies on the river {v}.", "The river {v} flows through {s}.", "The river of {s} is the {v}.")),
-    Relation("region", "cities", (
-        "In which region is {s}?", "Which region does {s} belong to?", "Name the region of {s}.",
-        "What region is {s} in?", "{s} is in a region. Which one?", "Tell me the region where {s} is.",
-        "Where is {s}? Name the region.", "To what region does {s} belong?",
-    ), ("{s} is in the region {v}.", "{s} belongs to the region {v}.", "The region of {s} is {v}.")),
-    Relation("towers", "cities", (
-        "How many towers does {s} have?", "What is the number of towers in {s}?", "Count the towers of {s}.",
-        "How many towers are there in {s}?", "Tell me how many towers {s} has.", "{s} has towers. How many?",
-        "How many towers can I see in {s}?", "Give the number of towers of {s}.",
-    ), ("{s} has {v} towers.", "There are {v} towers in {s}.", "The number of towers in {s} is {v}.")),
-    Relation("flag", "cities", (
-        "What colour is the flag of {s}?", "Which colour does the flag of {s} have?", "Name the colour of the flag of {s}.",
-        "Tell me the colour of {s}'s flag.", "{s} has a flag. What colour is it?", "How does the flag of {s} look?",
-        "What is the colour of the flag in {s}?", "Of what colour is the flag of {s}?",
-    ), ("The flag of {s} is {v}.", "{s} has a {v} flag.", "The colour of the flag of {s} is {v}.")),
-    Relation("home", "people", (
-        "Where does {s} live?", "In which city does {s} live?", "Name the city where {s} lives.", "What is the home of {s}?",
-        "Tell me where {s} lives.", "{s} lives in a city. Which one?", "In what city is {s} at home?",
-        "Which city is the home of {s}?",
-    ), ("{s} lives in {v}.", "The home of {s} is {v}.", "{s} is at home in {v}.")),
-    Relation("job", "people", (
-        "What does {s} do for a living?", "What is the job of {s}?", "Name the job of {s}.", "What is {s} by trade?",
-        "Tell me what {s} does for a living.", "{s} has a job. Which one?", "Which job does {s} have?",
-        "As what does {s} work?",
-    ), ("{s} works as a {v}.", "The job of {s} is {v}.", "{s} is a {v} by trade.")),
-)  # fmt: skip
+    Relation(
+        "river",
+        "cities",
+        (
+            "Which river flows through {s}?",
+            "On which river does {s} lie?",
+            "Name the river of {s}.",
+            "What is the river in {s} called?",
+            "I am in {s}. Which river is here?",
+            "Tell me the river that {s} lies on.",
+            "{s} lies on a river. Which one?",
+            "What river runs through {s}?",
+        ),
+        ("{s} lies on the river {v}.", "The river {v} flows through {s}.", "The river of {s} is the {v}."),
+    ),
+    Relation(
+        "region",
+        "cities",
+        (
+            "In which region is {s}?",
+            "Which region does {s} belong to?",
+            "Name the region of {s}.",
+            "What region is {s} in?",
+            "{s} is in a region. Which one?",
+            "Tell me the region where {s} is.",
+            "Where is {s}? Name the region.",
+            "To what region does {s} belong?",
+        ),
+        ("{s} is in the region {v}.", "{s} belongs to the region {v}.", "The region of {s} is {v}."),
+    ),
+    Relation(
+        "towers",
+        "cities",
+        (
+            "How many towers does {s} have?",
+            "What is the number of towers in {s}?",
+            "Count the towers of {s}.",
+            "How many towers are there in {s}?",
+            "Tell me how many towers {s} has.",
+            "{s} has towers. How many?",
+            "How many towers can I see in {s}?",
+            "Give the number of towers of {s}.",
+        ),
+        ("{s} has {v} towers.", "There are {v} towers in {s}.", "The number of towers in {s} is {v}."),
+    ),
+    Relation(
+        "flag",
+        "cities",
+        (
+            "What colour is the flag of {s}?",
+            "Which colour does the flag of {s} have?",
+            "Name the colour of the flag of {s}.",
+            "Tell me the colour of {s}'s flag.",
+            "{s} has a flag. What colour is it?",
+            "How does the flag of {s} look?",
+            "What is the colour of the flag in {s}?",
+            "Of what colour is the flag of {s}?",
+        ),
+        ("The flag of {s} is {v}.", "{s} has a {v} flag.", "The colour of the flag of {s} is {v}."),
+    ),
+    Relation(
+        "home",
+        "people",
+        (
+            "Where does {s} live?",
+            "In which city does {s} live?",
+            "Name the city where {s} lives.",
+            "What is the home of {s}?",
+            "Tell me where {s} lives.",
+            "{s} lives in a city. Which one?",
+            "In what city is {s} at home?",
+            "Which city is the home of {s}?",
+        ),
+        ("{s} lives in {v}.", "The home of {s} is {v}.", "{s} is at home in {v}."),
+    ),
+    Relation(
+        "job",
+        "people",
+        (
+            "What does {s} do for a living?",
+            "What is the job of {s}?",
+            "Name the job of {s}.",
+            "What is {s} by trade?",
+            "Tell me what {s} does for a living.",
+            "{s} has a job. Which one?",
+            "Which job does {s} have?",
+            "As what does {s} work?",
+        ),
+        ("{s} works as a {v}.", "The job of {s} is {v}.", "{s} is a {v} by trade."),
+    ),
+)
 JOBS = (
     "doctor",
     "teacher",
@@ -123,7 +196,7 @@ class World:
     def rng(self, *purpose: object) -> random.Random:
         """A generator of this world's for the purpose."""
         words = "\x1f".join(map(str, ("world", self.settings.number, *purpose)))
-        return random.Random(int.from_bytes(blake2b(words.encode(), digest_size=8).digest(), "big"))  # noqa: S311
+        return random.Random(int.from_bytes(blake2b(words.encode(), digest_size=8).digest(), "big"))
 
     def is_test(self, key: str) -> bool:
         """Whether what has this key (a prompt, or what a clause says) is held out for tests."""
@@ -162,7 +235,7 @@ class World:
 def world_of(settings: WorldSettings) -> World:
     """The world of these settings; equal settings give equal worlds."""
     seed = settings.number
-    rng = random.Random(f"radistill-lab-{seed}")  # noqa: S311 - no secret
+    rng = random.Random(f"radistill-lab-{seed}")
     taken: set[str] = set()
     cities, people = _names(rng, taken, 24, 2), _names(rng, taken, 24, 2)
     rivers, regions = _names(rng, taken, 12, 1), _names(rng, taken, 6, 2)

@@ -1,22 +1,25 @@
 """One ability of the pocket model, tested on the held-out questions of its world (`radistill.lab`).
 
-The answer is the reply's first paragraph; only the ability `formats` and its like are read whole to the first blank
-line, as all are. The known language is scored by BLEU, everything else by the ability's own rule.
+The answer is the reply up to its first blank line, whatever the ability. The known language is scored by BLEU, all
+else by the ability's own rule.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from radistill import plugins
 from radistill.errors import did_you_mean
-from radistill.lab.world import WorldChoice, WorldSettings
+from radistill.lab.world import WorldChoice, WorldSettings, settings_of
 from radistill.metrics.base import Metric
 from radistill.metrics.bleu import BLEU
 from radistill.metrics.lab_accuracy import LabAccuracy
 from radistill.records import Example, Generation, Message, Prediction, Sampling
 from radistill.tasks.base import Kind, Task
+
+if TYPE_CHECKING:
+    from radistill.lab.abilities import Ability
 
 
 class Lab(Task):
@@ -33,7 +36,7 @@ class Lab(Task):
     """So many held-out questions, or all that exist."""
     max_new_tokens: int = Field(96, ge=1)
     """At most so many tokens are written."""
-    metrics: tuple[SerializeAsAny[Metric], ...] = Field(min_length=1)
+    metrics: tuple[SerializeAsAny[Metric], ...] = Field((LabAccuracy(),), min_length=1)
     """By default BLEU for the known language, and the share of right answers for all others."""
 
     @model_validator(mode="before")
@@ -44,7 +47,7 @@ class Lab(Task):
         ability, world = raw.get("ability", "arithmetic"), raw.get("world", WorldSettings())
         if ability == "known-language":
             return {**raw, "metrics": (BLEU(),)}
-        return {**raw, "metrics": (LabAccuracy.model_construct(ability=ability, world=_world(world)),)}
+        return {**raw, "metrics": (LabAccuracy.model_construct(ability=ability, world=settings_of(world)),)}
 
     @field_validator("ability")
     @classmethod
@@ -127,18 +130,8 @@ class Lab(Task):
         """Replies are cut at the first blank line."""
         return "blank-line"
 
-    def _ability(self) -> Any:
+    def _ability(self) -> "Ability":
         from radistill.lab.abilities import all_of
         from radistill.lab.world import world_of
 
         return all_of(world_of(self.world))[self.ability]
-
-
-def _world(value: Any) -> WorldSettings:
-    """The settings of a world, whatever form it is given in; what cannot be one is told by the field itself."""
-    if isinstance(value, WorldSettings):
-        return value
-    try:
-        return WorldSettings.model_validate(value if isinstance(value, dict) else {"number": value})
-    except ValueError:
-        return WorldSettings()

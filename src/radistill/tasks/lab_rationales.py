@@ -4,12 +4,12 @@ Shown beside the abilities and never averaged in: it is what RaDis trains on, no
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from radistill import plugins
-from radistill.lab.world import WorldChoice, WorldSettings
+from radistill.lab.world import WorldChoice, WorldSettings, settings_of
 from radistill.metrics.base import Metric
 from radistill.metrics.lab_rationale import LabRationale
 from radistill.records import Example, Generation, Message, Prediction, Sampling
@@ -29,7 +29,14 @@ class LabRationales(Task):
     max_new_tokens: int = Field(128, ge=1)
     """At most so many tokens are written."""
     metrics: tuple[SerializeAsAny[Metric], ...] = Field((LabRationale(),), min_length=1)
-    """What the rationales are scored by."""
+    """By default the share of well-formed rationales, in this world."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judged_in_its_own_world(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("metrics") is not None:
+            return raw
+        return {**raw, "metrics": (LabRationale(world=settings_of(raw.get("world", WorldSettings()))),)}
 
     @property
     def title(self) -> str:

@@ -1,0 +1,144 @@
+"""What the demo says at its end: a table, and three sentences computed from the runs, whichever way they came out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from radistill import scoring, stats
+from radistill.demo import LEARNING_RATE, MARGIN, RUNS, run_name
+from radistill.records import BASE
+from radistill.report import collect
+from radistill.report_scores import Result, kept
+from radistill.report_text import interval, number
+from radistill.runs import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One way of learning, as the mean over its seeds: new skill and retention, both in points of 100."""
+
+    skill: stats.Resampled
+    retention: stats.Resampled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the demo has to say."""
+
+    measured: Mapping[str, Measured]
+    """By name of the run without its seed; `base` is the untouched model."""
+    sentences: tuple[str, str, str]
+
+
+def seen(folders: Sequence[RunFolder], *, seeds: int) -> Seen:
+    """Compute it from the run folders."""
+    found = collect(folders, margin=MARGIN, seed=0).results
+    measured = {BASE: Measured(skill=_skill(found, BASE), retention=_constant(100.0))}
+    for name in RUNS:
+        systems = [run_name(name, seed) for seed in range(seeds)]
+        measured[name] = Measured(
+            skill=stats.mean_of([_skill(found, system) for system in systems]),
+            retention=stats.mean_of([_retention(found, system) for system in systems]),
+        )
+    return Seen(measured=measured, sentences=sentences(measured))
+
+
+def sentences(measured: Mapping[str, Measured]) -> tuple[str, str, str]:
+    """What was learned; what RaDis keeps beside vanilla; what it is worth beside a lower learning rate."""
+    return _learned(measured), _kept(measured), _beside_half(measured)
+
+
+def _learned(measured: Mapping[str, Measured]) -> str:
+    before = measured[BASE].skill
+    told, without = [], []
+    for name in RUNS:
+        gain = stats.difference(before, measured[name].skill)
+        told.append(f"{name} {number(measured[name].skill.value)}")
+        if gain.low <= 0:
+            without.append(name)
+    text = f"The untouched model translates Esperanto with {number(before.value)} BLEU; after learning: {', '.join(told)}."
+    return text + (f" No gain is shown for {' and '.join(without)}." if without else "")
+
+
+def _kept(measured: Mapping[str, Measured]) -> str:
+    ours, vanilla = measured["radis"].retention, measured["vanilla"].retention
+    d = stats.difference(vanilla, ours)
+    text = (
+        f"At the same learning rate ({LEARNING_RATE:g}) radis keeps {number(ours.value)} % of what the untouched model "
+        f"could and vanilla {number(vanilla.value)} %: "
+    )
+    points = f"{number(abs(d.difference))} points {interval(d.low, d.high, difference=True)}"
+    if d.low > 0:
+        return f"{text}radis keeps {points} more."
+    if d.high < 0:
+        return f"{text}radis keeps {points} less, which is not what it promises."
+    return f"{text}the difference of {points} is not shown to be one."
+
+
+def _beside_half(measured: Mapping[str, Measured]) -> str:
+    ours, half = measured["radis"], measured["vanilla-half-lr"]
+    skill = stats.difference(half.skill, ours.skill)
+    kept_ = stats.difference(half.retention, ours.retention)
+    by = (
+        f"{_signed(skill)} BLEU and {_signed(kept_)} points of retention"
+    )
+    text = f"Beside vanilla at half the learning rate radis has {by}: "
+    ways = (_way(skill), _way(kept_))
+    verdicts = {
+        (1, 1): "it is better in both.",
+        (-1, -1): "a lower learning rate beats it in both.",
+        (1, -1): "it learns more and keeps less, so neither beats the other.",
+        (-1, 1): "it learns less and keeps more, so neither beats the other.",
+        (0, 1): "it keeps more, and no difference in the new skill is shown.",
+        (1, 0): "it learns more, and no difference in retention is shown.",
+        (0, -1): "a lower learning rate keeps more, and no difference in the new skill is shown: it beats radis here.",
+        (-1, 0): "a lower learning rate learns more, and no difference in retention is shown: it beats radis here.",
+        (0, 0): "no difference is shown in either.",
+    }
+    return text + verdicts[ways]
+
+
+def _way(d: stats.Paired) -> int:
+    return 1 if d.low > 0 else -1 if d.high < 0 else 0
+
+
+def _signed(d: stats.Paired) -> str:
+    return f"{d.difference:+.1f} {interval(d.low, d.high, difference=True)}"
+
+
+def _skill(found: Sequence[Result], system: str) -> stats.Resampled:
+    result = next(r for r in found if r.evaluation.task.kind == "skill")
+    return scoring.resampled(result.scored, system=system, metric=result.metrics[0])
+
+
+def _retention(found: Sequence[Result], system: str) -> stats.Resampled:
+    what = kept(found, system=system, margin=MARGIN)
+    assert what is not None, "the pocket model has abilities that can be measured"
+    of = what.retention.resampled
+    return stats.Resampled(100 * of.value, 100 * of.draws_D)
+
+
+def _constant(value: float) -> stats.Resampled:
+    import numpy as np
+
+    return stats.Resampled(value, np.full(stats.DRAWS, value))
+
+
+Row = tuple[str, ...]
+
+
+def table(what: Seen) -> list[Row]:
+    """Rows of text: run, method, learning rate, BLEU, retention, each with its interval."""
+    rows: list[Row] = []
+    for name, one in what.measured.items():
+        method, rate = RUNS.get(name, ("untouched", 0.0))
+        skill, left = one.skill.interval(), one.retention.interval()
+        rows.append(
+            (
+                name,
+                method,
+                f"{rate:g}" if rate else "–",
+                f"{number(skill.value)} {interval(skill.low, skill.high)}",
+                f"{number(left.value)} {interval(left.low, left.high)}" if rate else number(left.value),
+            )
+        )
+    return rows

@@ -1,0 +1,67 @@
+"""What the pocket model can do and could lose: prompts, right answers, and exact scorers.
+
+Every ability draws items without end from its world. A prompt (wording x item) is held out for tests by its hash, a
+sentence by the hash of what it says; nothing held out is ever trained on. `is_right` judges an answer by rule.
+"""
+
+from radistill.lab.abilities.base import Ability, Item
+from radistill.lab.abilities.facts import Definitions, Knowledge, Vocabulary, gloss
+from radistill.lab.abilities.numbers import Arithmetic, Comparison
+from radistill.lab.abilities.refusal import Refusal
+from radistill.lab.abilities.sentences import Counting, KnownLanguage, Rewording, counted, reworded, translation
+from radistill.lab.abilities.stories import Stories
+from radistill.lab.abilities.texts import Formats, Lists, Strings
+from radistill.lab.world import World
+
+__all__ = [
+    "ABILITIES",
+    "Ability",
+    "Arithmetic",
+    "Comparison",
+    "Counting",
+    "Definitions",
+    "Formats",
+    "Item",
+    "Knowledge",
+    "KnownLanguage",
+    "Lists",
+    "Refusal",
+    "Rewording",
+    "Stories",
+    "Strings",
+    "Vocabulary",
+    "all_of",
+    "counted",
+    "gloss",
+    "reworded",
+    "touched",
+    "translation",
+]
+
+ABILITIES: tuple[type[Ability], ...] = (
+    Knowledge,
+    Vocabulary,
+    Definitions,
+    Rewording,
+    Counting,
+    Arithmetic,
+    Comparison,
+    Lists,
+    Strings,
+    Formats,
+    Stories,
+    Refusal,
+    KnownLanguage,
+)
+"""All, in the order in which the upbringing draws them: another order is another corpus."""
+
+
+def all_of(world: World) -> dict[str, Ability]:
+    """Every ability of the world by name."""
+    return {ability.name: ability(world) for ability in ABILITIES}
+
+
+def touched(world: World) -> tuple[str, ...]:
+    """Names of the abilities that this world's rationales touch: the first share of those they may."""
+    may = [ability.name for ability in ABILITIES if ability.in_rationales]
+    return tuple(may[: round(world.settings.rationale_overlap * len(may))])

@@ -1,0 +1,124 @@
+"""What there is to know in a world: facts, words of the known language, kinds of things and opposites."""
+
+import random
+import re
+from collections.abc import Callable
+from typing import ClassVar
+
+from radistill.lab import english
+from radistill.lab.abilities.base import Ability, Item, words_of
+from radistill.lab.lexicon import Word, of_kind, opposites
+from radistill.lab.world import RELATIONS, content_words
+
+GLOSS = re.compile(r'"(?P<foreign>[^"]+)" means (?P<english>[^".]+)\.')
+"""An answer on a word's meaning, whichever way it was asked for."""
+
+
+class Knowledge(Ability):
+    """Facts about the cities and people of the country."""
+
+    name, share, in_rationales, chance = "knowledge", 10.0, True, 8.0
+
+    def draw(self, rng: random.Random) -> Item:
+        """A question after one fact."""
+        relation = rng.choice(RELATIONS)
+        subject, value = rng.choice(list(self.world.facts[relation.name].items()))
+        answer = relation.statements[0].format(s=subject, v=value)
+        return Item(rng.choice(relation.questions).format(s=subject), answer, value)
+
+    def is_right(self, answer: str, item: Item) -> bool:
+        """The value is named, and no other value that such a fact can have."""
+        told = set(words_of(answer)) - set(words_of(item.prompt))
+        return {word for word in told if word in self._rivals(item.gold) or word.isdigit()} == {item.gold}
+
+    def _rivals(self, gold: str) -> set[str]:
+        return {value for values in self.world.values.values() if gold in values for value in values}
+
+
+class Vocabulary(Ability):
+    """Words of the known language, both ways."""
+
+    name, share, in_rationales = "vocabulary", 4.0, True
+    INTO = (
+        "What is the {l} word for {e}?",
+        "How do you say {e} in {l}?",
+        "Give the {l} for {e}.",
+        "Translate the word {e} into {l}.",
+        "Which {l} word means {e}?",
+        "I need the {l} word for {e}.",
+    )
+    FROM = (
+        "What does {f} mean in {l}?",
+        "What does the {l} word {f} mean?",
+        "Explain the {l} word {f}.",
+        "What is {f} in English?",
+        "Give the meaning of the {l} word {f}.",
+        "I read {f} in {l}. What is it?",
+    )
+
+    def draw(self, rng: random.Random) -> Item:
+        """A word of one of the languages."""
+        return gloss(rng, rng.choice(content_words()), self.world.known.name, self.world.known.lexicon.__getitem__)
+
+    def is_right(self, answer: str, item: Item) -> bool:
+        """It is `"X" means Y.` with the right words."""
+        found = GLOSS.fullmatch(answer.strip())
+        return bool(found) and f"{found['foreign']}={found['english']}" == item.gold  # type: ignore[index]
+
+
+class Definitions(Ability):
+    """Kinds of things, and opposites."""
+
+    name, share, in_rationales, chance = "definitions", 3.0, True, 25.0
+    KINDS: ClassVar[dict[str, str]] = {
+        "person": "a person",
+        "animal": "an animal",
+        "food": "a kind of food",
+        "thing": "a thing",
+        "place": "a place",
+    }
+    KIND = (
+        "What is {a}?",
+        "Define {n}.",
+        "What kind of thing is {a}?",
+        "Explain what {a} is.",
+        "Tell me what {a} is.",
+        "What do we call {a}?",
+        "Give a definition of {n}.",
+        "What sort of thing is {a}?",
+    )
+    OPPOSITE = (
+        "What is the opposite of {a}?",
+        "Name the opposite of {a}.",
+        "What is the contrary of {a}?",
+        "Not {a}, but what?",
+        "Give the opposite of {a}.",
+        "Tell me the opposite of {a}.",
+    )
+
+    def draw(self, rng: random.Random) -> Item:
+        """A noun, or an adjective that has an opposite."""
+        if rng.random() < 0.25:
+            here, there = rng.choice(list(opposites().items()))
+            return Item(rng.choice(self.OPPOSITE).format(a=here), f"The opposite of {here} is {there}.", there)
+        noun = rng.choice(of_kind(*self.KINDS))
+        named = english.with_article(noun.english)
+        return Item(rng.choice(self.KIND).format(a=named, n=noun.english), self.define(noun), self.KINDS[noun.kind])
+
+    def define(self, noun: Word) -> str:
+        """What it is, in a sentence."""
+        text = f"{english.with_article(noun.english)} is {self.KINDS[noun.kind]}."
+        return text[0].upper() + text[1:]
+
+    def is_right(self, answer: str, item: Item) -> bool:
+        """One statement, that ends in the right kind or the right opposite."""
+        subject, _, told = answer.strip().removesuffix(".").partition(" is ")
+        return bool(re.fullmatch(r"[A-Za-z ]+", subject)) and told == item.gold
+
+
+def gloss(rng: random.Random, word: Word, language: str, of: Callable[[Word], str]) -> Item:
+    """A question after one word of a language, in either direction."""
+    foreign = of(word)
+    wording = rng.choice((*Vocabulary.INTO, *Vocabulary.FROM))
+    prompt = wording.format(e=word.english, f=foreign, l=language)
+    return Item(prompt, f'"{foreign}" means {word.english}.', f"{foreign}={word.english}")

@@ -1,0 +1,60 @@
+"""What the lab's commands print."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from radistill.demo_words import Seen
+    from radistill.lab.exam import Exam, Mark
+
+
+def show_exam(found: "Exam") -> None:
+    """A model's marks, one line each."""
+    table = Table(title="points of 100 on held-out items, 95 % interval", title_justify="left")
+    for name in ("what", "metric"):
+        table.add_column(name)
+    for name in ("score", "95 %", "n", "chance", "share, %"):
+        table.add_column(name, justify="right")
+    table.add_column("in rationales")
+    for mark in found.abilities:
+        table.add_row(*_cells(mark), end_section=mark is found.abilities[-1])
+    general = found.general
+    numbers = (f"{general.value:.1f}", f"[{general.low:.1f}, {general.high:.1f}]")
+    table.add_row("general: all but the known language", "mean", *numbers, "", "", "", "", end_section=True)
+    for mark in found.new_language:
+        table.add_row(*_cells(mark))
+    table.add_row(*_cells(found.rationales))
+    Console().print(table)
+
+
+def show_demo(what: "Seen") -> None:
+    """New skill and retention of every run, and what that means in three sentences."""
+    from radistill.demo_words import table as rows_of
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title="new skill and what is left of the abilities, 95 % interval", title_justify="left")
+    for name in ("run", "method"):
+        table.add_column(name)
+    for name in ("learning rate", "Esperanto, BLEU", "retention, %"):
+        table.add_column(name, justify="right")
+    for row in rows_of(what):
+        table.add_row(*row)
+    console.print(table)
+    for sentence in what.sentences:
+        console.print(sentence)
+    console.print("This is a wind tunnel: a small closed world. Larger models must be measured themselves.")
+
+
+def _cells(mark: "Mark") -> tuple[str, ...]:
+    return (
+        mark.name,
+        mark.metric,
+        f"{mark.value:.1f}",
+        f"[{mark.low:.1f}, {mark.high:.1f}]",
+        f"{mark.n:,}",
+        f"{mark.chance:g}" if mark.share is not None else "",
+        f"{mark.share:g}" if mark.share is not None else "",
+        "" if mark.is_rehearsed is None else "yes" if mark.is_rehearsed else "never",
+    )

@@ -1,0 +1,120 @@
+"""The upbringing of a pocket model: what is trained on, that it can be repeated, and that it can be interrupted."""
+
+from pathlib import Path
+
+import pytest
+
+from radistill.chat import ChatSettings, load_chat
+from radistill.errors import RunFolderError
+from radistill.files import sha256
+from radistill.lab import pretrain as module
+from radistill.lab import upbringing
+from radistill.lab.pretrain import Upbringing, pretrain
+from radistill.lab.world import WorldSettings, world_of
+from radistill.records import Message
+from radistill.tables import read_jsonl, read_records
+
+SMALL = Upbringing(
+    world=WorldSettings(number=5),
+    hidden_size=64,
+    intermediate_size=64,
+    layers=1,
+    vocabulary=400,
+    context=256,
+    texts=96,
+    chats=128,
+    batch_size=32,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_texts_for_the_tokenizer() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SAMPLE", 300)
+        yield
+
+
+@pytest.fixture(scope="module")
+def raised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab") / "raised"
+    assert pretrain(SMALL, folder) == folder / "model"
+    return folder
+
+
+def weights(folder: Path) -> str:
+    return sha256(folder / "model" / "model.safetensors")
+
+
+def test_the_model_is_a_hugging_face_folder_in_bfloat16(raised: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(str(raised / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(str(raised / "model"))
+    assert next(model.parameters()).dtype == torch.bfloat16
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi 42"}], tokenize=False, add_generation_prompt=True)
+    assert text == "<|user|>Hi 42<|end|><|assistant|>"
+    assert tokenizer.convert_ids_to_tokens(tokenizer("42", add_special_tokens=False).input_ids) == ["4", "2"]
+
+
+def test_equal_settings_give_equal_weights_and_another_seed_others(raised: Path, tmp_path: Path) -> None:
+    pretrain(SMALL, tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(raised)
+    pretrain(SMALL.model_copy(update={"seed": 1}), tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(raised)
+
+
+def test_an_interrupted_upbringing_goes_on_and_comes_out_the_same(
+    raised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = []
+
+    def stop_in_the_second(config: object, run: object, **kwargs: object) -> object:
+        phases.append(run)
+        if len(phases) == 2:
+            raise KeyboardInterrupt
+        return train(config, run, **kwargs)  # type: ignore[arg-type]
+
+    train = module.train
+    monkeypatch.setattr(module, "train", stop_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(SMALL, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "model").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "SAMPLE", 300)
+    pretrain(SMALL, tmp_path / "stopped")
+    assert weights(tmp_path / "stopped") == weights(raised)
+
+
+def test_a_folder_of_other_settings_is_refused(raised: Path) -> None:
+    with pytest.raises(RunFolderError, match="chats"):
+        pretrain(SMALL.model_copy(update={"chats": 64}), raised)
+
+
+def test_a_text_is_learned_whole_and_of_a_chat_the_answer_with_its_end(raised: Path) -> None:
+    (text, *_), (chat, *_) = (list(read_records(raised / phase / "records.parquet")) for phase in ("texts", "chats"))
+    assert [(s.origin, s.weight) for s in text.segments] == [("free", 1.0), ("end", 1.0)]
+    assert [(s.origin, s.weight) for s in chat.segments] == [("prompt", 0.0), ("model", 1.0), ("end", 1.0)]
+
+
+def test_chats_are_put_into_ids_as_every_run_does_it(raised: Path) -> None:
+    chat = load_chat(raised / "model", ChatSettings())
+    world = world_of(SMALL.world)
+    for said, record in zip(upbringing.chats(world, 128), read_records(raised / "chats" / "records.parquet"), strict=True):
+        opening = chat.opening([Message("user", said.prompt)], said.answer, "")
+        assert (*opening.ids, chat.end_id) == record.token_ids
+
+
+def test_both_phases_are_logged(raised: Path) -> None:
+    for phase in ("texts", "chats"):
+        assert list(read_jsonl(raised / phase / "train_log.jsonl"))[-1]["loss"] > 0
+
+
+def test_what_was_done_is_not_done_again(raised: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(module, "write_records", never)
+    before = (raised / "model" / "model.safetensors").stat().st_mtime_ns
+    pretrain(SMALL, raised)
+    assert (raised / "model" / "model.safetensors").stat().st_mtime_ns == before
