@@ -8,7 +8,7 @@ import pytest
 from radistill import stats
 from radistill.config import as_dict, load_config
 from radistill.demo import ABILITIES, RUNS, run_config, run_name
-from radistill.demo_words import Measured, sentences, table, Seen
+from radistill.demo_words import Measured, Seen, sentences, table
 from radistill.lab import abilities
 from radistill.records import BASE
 
@@ -49,7 +49,9 @@ def test_the_runs_have_their_names_and_half_the_rate_is_half() -> None:
     full, half, radis = (run_config(name, Path("x"), quick=True) for name in RUNS)
     assert full.train.learning_rate == 2 * half.train.learning_rate == radis.train.learning_rate
     assert full.train.model_copy(update={"learning_rate": 1.0}) == radis.train.model_copy(update={"learning_rate": 1.0})
-    assert {run_config(name, Path("x"), quick=True, seed=s).output_dir for name in RUNS for s in range(3)}.__len__() == 9
+    assert {
+        run_config(name, Path("x"), quick=True, seed=s).output_dir for name in RUNS for s in range(3)
+    }.__len__() == 9
     assert run_name("radis", 2) == "radis-seed2"
 
 

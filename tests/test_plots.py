@@ -5,11 +5,12 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from importlib.resources import files
+from typing import Any
 
 import matplotlib as mpl
 import pytest
 
-from radistill.plots import ORIGINS, PALETTE, Drawing, Estimate, intervals, losses, shares
+from radistill.plots import ORIGINS, PALETTE, Drawing, Estimate, Point, against, intervals, losses, shares
 
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
@@ -38,7 +39,20 @@ def parts() -> Drawing:
     return shares("shares", {"learned": {"reference": 30, "rationale": 90}, "read": {"prompt": 1}}, title="Tokens")
 
 
-ALL: list[Callable[[], Drawing]] = [lambda: skill("radis"), loss, parts]
+def point(system: str, x: float, y: float, half: float = 0.05) -> Point:
+    return Point(system=system, x=x, x_low=x - half, x_high=x + half, y=y, y_low=y - 100 * half, y_high=y + 100 * half)
+
+
+def kept(*points: Point) -> Drawing:
+    found = [point("base", 1.0, 10.0, 0.0), *points]
+    return against("kept", found, title="Skill and retention", x_unit="retention", y_unit="BLEU")
+
+
+def two_kept() -> Drawing:
+    return kept(point("radis", 0.9, 50.0), point("vanilla", 0.7, 60.0))
+
+
+ALL: list[Callable[[], Drawing]] = [lambda: skill("radis"), loss, parts, two_kept]
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -71,7 +85,7 @@ def test_an_inlined_figure_holds_no_address_and_no_rule_for_the_page(draw: Calla
 
 def test_figures_on_one_page_share_no_id_and_every_reference_resolves() -> None:
     ids: list[str] = []
-    for drawing in (skill("radis"), loss(), parts()):
+    for drawing in (skill("radis"), loss(), parts(), two_kept()):
         mine = re.findall(r'\bid="([^"]*)"', drawing.inline)
         targets = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', drawing.inline)
         assert targets
@@ -92,6 +106,48 @@ def test_values_and_intervals_stand_where_the_axis_says() -> None:
     ends = sorted((float(a), float(b)) for a, _, b in lines)[-3:]
     for dot, (low, high), half in zip(dots, ends, (4, 2, 8), strict=True):
         assert [dot - low, high - dot] == pytest.approx([half * per_point] * 2, abs=0.01)
+
+
+def test_points_stand_where_both_axes_say_and_the_untouched_model_is_marked() -> None:
+    svg = kept(point("a", 0.9, 50.0), point("b", 0.7, 60.0), point("c", 0.8, 20.0)).svg
+    places = {}
+    for colour in PALETTE[:3]:
+        dots = re.findall(rf'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: {colour}', svg)
+        places[colour] = max((float(x), float(y)) for x, y in dots if float(y) > 40)
+    (ax, ay), (bx, by), (cx, cy) = (places[colour] for colour in PALETTE[:3])
+    assert ax - bx == pytest.approx(2 * (ax - cx), abs=0.01)
+    assert ax > cx > bx
+    assert cy - by == pytest.approx(4 * (ay - by), abs=0.01)
+    assert by < ay < cy  # y grows downwards
+    across = re.findall(rf'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) \2 \n" [^>]*stroke: {PALETTE[0]}', svg)
+    (left, _, right) = map(float, next(a for a in across if float(a[1]) == pytest.approx(ay, abs=0.01)))
+    assert [ax - left, right - ax] == pytest.approx([(ax - bx) / 4] * 2, abs=0.01)
+    # Dotted lines cross at the untouched model, and nowhere else.
+    assert len(re.findall(r"stroke-dasharray: 0\.8,2\.4", svg)) == 2
+
+
+def test_half_of_the_whole_is_in_view_however_little_was_lost() -> None:
+    def x_of(drawing: Drawing) -> float:
+        dots = re.findall(rf'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: {PALETTE[0]}', drawing.svg)
+        return max(float(x) for x, y in dots if float(y) > 40)
+
+    near, far = kept(point("a", 0.99, 50.0, 0.001)), kept(point("a", 0.2, 50.0))
+    assert x_of(near) > 450 > 150 > x_of(far)
+    assert kept(point("a", -0.3, 50.0)).svg  # worse than a guesser
+
+
+def test_two_figures_of_one_span_have_one_axis_and_keep_their_colours() -> None:
+    def place_of_fifty(*others: float, **options: Any) -> float:
+        found = [estimate("radis", f"r{i}", value) for i, value in enumerate((50.0, *others))]
+        svg = intervals("x", found, title="t", unit="u", **options).svg
+        dots = re.findall(rf'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill: {PALETTE[0]}', svg)
+        return float(sorted(dots, key=lambda dot: float(dot[1]))[1][0])  # the first is the legend's
+
+    assert place_of_fifty(40.0, span=(0, 100)) == pytest.approx(place_of_fifty(90.0, span=(0, 100)), abs=0.01)
+    assert place_of_fifty(40.0) > place_of_fifty(90.0) + 50
+    alone = intervals("x", [estimate("b", "r", 1.0)], title="t", unit="u", systems=("base", "a", "b"))
+    assert PALETTE[1] in alone.svg
+    assert PALETTE[0] not in alone.svg
 
 
 def test_bars_are_as_long_as_their_shares() -> None:
@@ -119,6 +175,7 @@ def test_words_say_what_the_figure_shows() -> None:
     assert "de-en, radis: 21.0 [19.0, 23.0]" in skill("radis").description
     assert "radis, reference: 3.00 at step 0" in loss().description
     assert "learned: reference 25.0 %, rationale 75.0 %" in parts().description
+    assert "radis: retention 0.900 [0.850, 0.950], BLEU 50.0 [45.0, 55.0]" in two_kept().description
 
 
 def test_a_strange_run_name_is_only_a_name() -> None:
@@ -126,6 +183,7 @@ def test_a_strange_run_name_is_only_a_name() -> None:
         skill(HOSTILE),
         losses("l", {HOSTILE: {HOSTILE: [(1, 2.0)]}}, title=HOSTILE),
         shares("s", {HOSTILE: {HOSTILE: 1, "end": 0}}, title=HOSTILE),
+        against("m", [point(HOSTILE, 0.5, 10.0)], title=HOSTILE, x_unit=HOSTILE, y_unit=HOSTILE),
     ):
         root = ET.fromstring(drawing.inline)
         assert {e.tag for e in root.iter()} <= {"svg", "title", "desc", "g", "defs", "path", "use", "clipPath", "rect"}
@@ -138,6 +196,16 @@ def test_a_name_that_starts_with_an_underscore_is_in_the_legend() -> None:
         return len(re.findall(r'<g id="text_\d+"', skill(name).svg))
 
     assert texts("_radis") == texts("radis")
+
+
+def test_long_names_take_more_rows_of_the_legend() -> None:
+    def legend_rows(length: int) -> int:
+        names = [f"{i}{'n' * length}" for i in range(6)]
+        svg = kept(*(point(name, 0.9, 10.0 * i) for i, name in enumerate(names))).svg
+        legend = svg[svg.index('<g id="legend_1">') :]
+        return len(set(re.findall(r'<use xlink:href="#\w+" x="[\d.]+" y="([\d.]+)" style="fill', legend)))
+
+    assert [legend_rows(length) for length in (3, 20, 34)] == [2, 3, 4]
 
 
 def test_ink_follows_the_page_and_data_keep_their_colours() -> None:

@@ -52,7 +52,9 @@ def test_the_model_is_a_hugging_face_folder_in_bfloat16(raised: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(str(raised / "model"))
     tokenizer = AutoTokenizer.from_pretrained(str(raised / "model"))
     assert next(model.parameters()).dtype == torch.bfloat16
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi 42"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi 42"}], tokenize=False, add_generation_prompt=True
+    )
     assert text == "<|user|>Hi 42<|end|><|assistant|>"
     assert tokenizer.convert_ids_to_tokens(tokenizer("42", add_special_tokens=False).input_ids) == ["4", "2"]
 
@@ -100,7 +102,9 @@ def test_a_text_is_learned_whole_and_of_a_chat_the_answer_with_its_end(raised: P
 def test_chats_are_put_into_ids_as_every_run_does_it(raised: Path) -> None:
     chat = load_chat(raised / "model", ChatSettings())
     world = world_of(SMALL.world)
-    for said, record in zip(upbringing.chats(world, 128), read_records(raised / "chats" / "records.parquet"), strict=True):
+    for said, record in zip(
+        upbringing.chats(world, 128), read_records(raised / "chats" / "records.parquet"), strict=True
+    ):
         opening = chat.opening([Message("user", said.prompt)], said.answer, "")
         assert (*opening.ids, chat.end_id) == record.token_ids
 

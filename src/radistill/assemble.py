@@ -1,25 +1,27 @@
 """Stage 2: examples and what was written about them → training records with weighted segments."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from radistill import data, models, seeds
+from radistill import data, held_out, models, seeds
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ChatTemplateError, DataError, RunFolderError
-from radistill.files import write_json
+from radistill.files import sha256, write_json
+from radistill.held_out import HeldOut, Leak
 from radistill.ledger import Ledger, open_ledger
 from radistill.records import Example, Generation, StageRecord, TrainingRecord
 from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import untouched
-from radistill.tables import put_rejects, write_records
+from radistill.tables import put_rejects, read_jsonl, read_records, write_records
 
 CHUNK = 1000
+LEAKED = "contains a test prompt"
 
 
 def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -27,24 +29,28 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
 
     Raises:
         RunFolderError: nothing was generated yet, or the ledger has lost what was.
-        DataError: no record is left.
+        DataError: no record is left, or the tests cannot be read, without which none could be kept out.
     """
     generated = require(run, "generate")
     speaker = untouched(config)
     train = data.load(config.data, "train", seed=config.seed)
     max_length = models.length_limit(speaker.weights.folder, config.train.max_length)
+    tests = held_out.of_run(config)
     settings = {
         "generated": generated.settings,
         "identity": generated.facts["identity"],
         "chat": speaker.chat.identity,
         "method": plugin_settings(config.method),
         "max_length": max_length,
+        "held_out": tests.digest,
     }
+    if not redo:
+        _keep_if_the_same(run, tests)
     stage = begin(run, "assemble", settings, train.files, redo=redo)
     if stage is None:
         return None
     with working(stage), open_ledger(Path(config.generate.ledger)) as ledger:
-        work = _Assembly(config, speaker.chat, ledger, str(generated.facts["identity"]), max_length)
+        work = _Assembly(config, speaker.chat, ledger, str(generated.facts["identity"]), max_length, tests)
         with before_work(stage):  # it is written again from the start, whatever an earlier process did
             write_records(run.records, work.records(train.examples))
             put_rejects(run.rejects, "assemble", work.refused)
@@ -52,7 +58,23 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
                 raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
         write_json(run.summary, work.summary.as_dict(len(train.examples)))
         stage.facts |= {"records": work.summary.records, "dropped": dict(work.summary.dropped)}
+        stage.facts["held_out_texts"] = len(tests)
         return stage.finish([run.records, run.summary])
+
+
+def _keep_if_the_same(run: RunFolder, tests: HeldOut) -> None:
+    """Let what was assembled for other tests stand, if these would drop the same rows: hours of training hang on it."""
+    before = run.stages().get("assemble")
+    if before is None or before.status != "finished" or before.settings.get("held_out") == tests.digest:
+        return
+    if not run.records.exists() or sha256(run.records) != before.outputs.get(run.records.name):
+        return
+    rejects = read_jsonl(run.rejects) if run.rejects.exists() else ()
+    dropped = [row["written"] for row in rejects if row["stage"] == "assemble" and "written" in row]
+    if len(dropped) != before.facts["dropped"].get(LEAKED, 0) or not all(map(tests.is_in, dropped)):
+        return
+    if all(tests.in_record(record) is None for record in read_records(run.records)):
+        run.put_stage(replace(before, settings={**before.settings, "held_out": tests.digest}))
 
 
 @dataclass
@@ -122,6 +144,7 @@ class _Assembly:
     ledger: Ledger
     identity: str
     max_length: int | None
+    tests: HeldOut
     summary: Summary = field(default_factory=Summary)
     refused: list[dict[str, Any]] = field(default_factory=list)
 
@@ -177,6 +200,10 @@ class _Assembly:
             if not any(s.weight > 0 and s.stop > s.start for s in record.segments):
                 self._drop(example, "no token of it would be trained", kind="nothing to train")
                 continue
+            leak = self.tests.in_record(record)
+            if leak is not None:
+                self._drop_leaking(example, leak)
+                continue
             kept += 1
             self.summary.add(record)
             self._note(example, record)
@@ -197,6 +224,13 @@ class _Assembly:
         if note:
             self.summary.notes.append(note)
 
-    def _drop(self, example: Example, reason: str, *, kind: str) -> None:
+    def _drop_leaking(self, example: Example, leak: Leak) -> None:
+        reason = f"its {leak.origin} holds the {leak.side} of the test {leak.example_id}: {leak.text!r}"
+        test = {"id": leak.example_id, "side": leak.side, "text": leak.text}
+        # The user's row is not at fault, so what was written about it is kept beside it.
+        self._drop(example, reason, kind=LEAKED, more={"test": test, "written": leak.written})
+
+    def _drop(self, example: Example, reason: str, *, kind: str, more: Mapping[str, Any] | None = None) -> None:
         self.summary.dropped[kind] += 1
-        self.refused.append({"example_id": example.id, "reason": f"{kind}: {reason}", "row": asdict(example)})
+        row = {"example_id": example.id, "reason": f"{kind}: {reason}", "row": asdict(example)}
+        self.refused.append({**row, **(more or {})})

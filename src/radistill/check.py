@@ -1,7 +1,7 @@
 """Everything that can be found without loading weights, all problems at once."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from radistill import contamination, data, models, seeds
+from radistill import contamination, data, held_out, models, seeds
 from radistill.chat import RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
 from radistill.generate import plan, rehearse
-from radistill.records import Request
+from radistill.records import Example, Request
 from radistill.runs import RunFolder
 from radistill.speaker import Speaker, untouched
 from radistill.training_arguments import refuse_unusable_settings
@@ -58,17 +58,14 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
     found = Findings()
     shown("data")
     train, test = _load(config, "train", found), None
-    if config.data.test is None:
-        found.notes.append("data.test is not set: `radistill run` needs it, and so does `evaluate`")
-    else:
+    if config.data.test is not None:
         test = _load(config, "test", found)
+    elif any(task.examples() is None for task in config.evaluate):
+        found.notes.append("data.test is not set: `radistill run` needs it, and so does `evaluate`")
     if train and test:
         with found.looking():
             found.facts["contamination"] = contamination.facts(config.data, train, test)
-    if test:
-        with found.looking():
-            for task in config.evaluate:
-                task.refuse_unusable(test.examples)
+    tests = _tests(config, test, found)
     shown("model and chat template")
     speaker = None
     with found.looking():
@@ -90,9 +87,9 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         shown("lengths")
         with found.looking():
             _lengths(config, speaker, train, found)
-    if speaker and test:
+    if speaker and tests:
         with found.looking():
-            _test_prompts(config, speaker, test, found)
+            _test_prompts(config, speaker, tests, found)
     _run_folder(config, found)
     return found
 
@@ -163,12 +160,22 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
     _cost(config, requests, sample_size=len(sample), total=len(train.examples), lengths=lengths, found=found)
 
 
-def _test_prompts(config: RunConfig, speaker: Speaker, test: Loaded, found: Findings) -> None:
-    draw = seeds.generator(config.seed, "check", "test").permutation(len(test.examples))[:SAMPLE]
+def _tests(config: RunConfig, test: Loaded | None, found: Findings) -> list[Example]:
+    """All that is asked by any task, each once."""
+    asked: dict[str, Example] = {}
+    with found.looking():
+        for task, examples in held_out.by_task(config, test.examples if test else None):
+            asked |= {example.id: example for example in examples or ()}
+            task.refuse_unusable(examples or ())
+    return list(asked.values())
+
+
+def _test_prompts(config: RunConfig, speaker: Speaker, tests: Sequence[Example], found: Findings) -> None:
+    draw = seeds.generator(config.seed, "check", "test").permutation(len(tests))[:SAMPLE]
     refused = []
     for i in sorted(draw):
         try:
-            speaker.chat.prompt(test.examples[i].messages)
+            speaker.chat.prompt(tests[i].messages)
         except RowError as error:
             refused.append(str(error))
     if refused:

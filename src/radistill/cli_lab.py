@@ -29,8 +29,8 @@ def pretrain(
     word_order: Order = "svo",
     morphology: Morphology = "suffixes",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and of the order of the texts.")] = 0,
-    texts: Annotated[int, typer.Option(min=1, help="Plain texts of phase 1.")] = 60_000,
-    chats: Annotated[int, typer.Option(min=1, help="Chats of phase 2.")] = 400_000,
+    texts: Annotated[int, typer.Option(min=1, help="Plain texts of phase 1.")] = 40_000,
+    chats: Annotated[int, typer.Option(min=1, help="Chats of phase 2.")] = 360_000,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
 ) -> None:

@@ -102,14 +102,18 @@ def normalise(text: str) -> str:
     return " ".join(folded.translate(_marks()).split())
 
 
+def words(normalised: str) -> list[str]:
+    """The words of a normalised text; where a script sets none apart, its characters."""
+    if not normalised.isascii():
+        normalised = _UNSPACED.sub(r" \g<0> ", normalised)
+    return normalised.split()
+
+
 def is_long_enough(normalised: str) -> bool:
     """Whether a normalised text is long enough for its repetition to mean anything."""
-    words = len(normalised.split())
-    if words < MIN_WORDS:
-        words = len(_UNSPACED.sub(" ", normalised).split()) + len(_UNSPACED.findall(normalised))
     # A wide character carries about what two letters do.
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in normalised) if len(normalised) < MIN_CHARACTERS else 0
-    return words >= MIN_WORDS and len(normalised) + wide >= MIN_CHARACTERS
+    return len(words(normalised)) >= MIN_WORDS and len(normalised) + wide >= MIN_CHARACTERS
 
 
 def refuse_if_contaminated(

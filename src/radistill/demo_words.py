@@ -55,7 +55,9 @@ def _learned(measured: Mapping[str, Measured]) -> str:
         told.append(f"{name} {number(measured[name].skill.value)}")
         if gain.low <= 0:
             without.append(name)
-    text = f"The untouched model translates Esperanto with {number(before.value)} BLEU; after learning: {', '.join(told)}."
+    text = (
+        f"The untouched model translates Esperanto with {number(before.value)} BLEU; after learning: {', '.join(told)}."
+    )
     return text + (f" No gain is shown for {' and '.join(without)}." if without else "")
 
 
@@ -78,9 +80,7 @@ def _beside_half(measured: Mapping[str, Measured]) -> str:
     ours, half = measured["radis"], measured["vanilla-half-lr"]
     skill = stats.difference(half.skill, ours.skill)
     kept_ = stats.difference(half.retention, ours.retention)
-    by = (
-        f"{_signed(skill)} BLEU and {_signed(kept_)} points of retention"
-    )
+    by = f"{_signed(skill)} BLEU and {_signed(kept_)} points of retention"
     text = f"Beside vanilla at half the learning rate radis has {by}: "
     ways = (_way(skill), _way(kept_))
     verdicts = {
@@ -112,7 +112,7 @@ def _skill(found: Sequence[Result], system: str) -> stats.Resampled:
 
 def _retention(found: Sequence[Result], system: str) -> stats.Resampled:
     what = kept(found, system=system, margin=MARGIN)
-    assert what is not None, "the pocket model has abilities that can be measured"
+    assert what is not None and what.retention is not None, "the pocket model has abilities that can be measured"
     of = what.retention.resampled
     return stats.Resampled(100 * of.value, 100 * of.draws_D)
 

@@ -143,7 +143,7 @@ def _predict(
                 Request(purpose="prediction", prompt_ids=ids, sampling=sampling, example_id=e.id, model=model)
                 for e, ids in prompts.of[task.title]
             ]
-            ask(requests, generator, ledger, title=f"evaluate {system}")
+            ask(requests, generator, ledger, title=f"evaluate {system}: {task.title}")
             answers = answers_to(requests, ledger)
             examples = [e for e, _ in prompts.of[task.title]]
             found[task.title] = _read(task, system, examples, requests, answers)

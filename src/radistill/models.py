@@ -49,7 +49,9 @@ class Weights:
 
 
 def resolve(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Weights:
-    """Find a model by folder, run folder, hub id, or as `pocket`, the one that comes with us; nothing is loaded, but what the hub has is fetched.
+    """Find a model by folder, run folder or hub id; nothing is loaded, but what the hub has is fetched.
+
+    `pocket` is the lab's model, which comes with this package, whatever the working directory holds.
 
     Raises:
         ModelError: it is not there, holds no safetensors weights, or cannot be fetched.

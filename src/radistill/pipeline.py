@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from radistill import data, models
+from radistill import held_out, models
 from radistill.assemble import assemble
 from radistill.config import RunConfig, as_yaml
 from radistill.errors import ConfigError, RadistillError, did_you_mean
@@ -52,15 +52,14 @@ def report(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRec
 
 def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: tuple[str, ...]) -> None:
     """What can be known before the first stage must not be found after hours, in a later one."""
-    if "evaluate" in stages and config.data.test is None:
+    if "evaluate" in stages and config.data.test is None and any(t.examples() is None for t in config.evaluate):
         raise ConfigError(
             "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one "
             "by one (radistill generate, assemble, train)."
         )
     if "evaluate" in stages and len(stages) > 1 and "evaluate" not in folder.stages():
-        test = data.load(config.data, "test", seed=config.seed)
-        for task in config.evaluate:
-            task.refuse_unusable(test.examples)
+        for task, tests in held_out.by_task(config, held_out.given(config)):
+            task.refuse_unusable(tests or ())
     if "train" in stages and len(stages) > 1 and "train" not in folder.stages():
         refuse_unusable_settings(config)
         weights = untouched(config).weights

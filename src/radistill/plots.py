@@ -113,7 +113,13 @@ class Drawing:
 
 
 def intervals(
-    name: str, estimates: Sequence[Estimate], *, title: str, unit: str, systems: Sequence[str] = ()
+    name: str,
+    estimates: Sequence[Estimate],
+    *,
+    title: str,
+    unit: str,
+    systems: Sequence[str] = (),
+    span: tuple[float, float] | None = None,
 ) -> Drawing:
     """Dots with 95 % intervals: one row per group, one colour and marker per system.
 
@@ -123,6 +129,7 @@ def intervals(
         title: what is measured.
         unit: label of the axis.
         systems: all systems of the page, where some of them may be missing here: colours stay the same.
+        span: what the axis shows at least, so that two figures can be compared.
     """
     rows = list(dict.fromkeys(e.row for e in estimates))
     looks = _looks(systems or list(dict.fromkeys(e.system for e in estimates)))
@@ -145,6 +152,9 @@ def intervals(
             yticks=range(len(rows)), yticklabels=[_label(r) for r in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=unit
         )
         axes.margins(x=0.1)
+        if span:
+            axes.update_datalim([(end, 0) for end in span], updatey=False)
+            axes.autoscale_view(scaley=False)
         axes.grid(axis="x")
         axes.tick_params(axis="both", length=0)
         axes.spines["left"].set_visible(False)
@@ -331,9 +341,10 @@ def _legend(figure: Any, *panels: Any) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(
-            found.values(), found.keys(), loc="outside upper left", ncols=min(len(found), 5), handlelength=1.6
-        )
+        # Nothing would keep a row of long names inside the figure: about so many inches has each.
+        wide = 0.55 + 0.072 * max(map(len, found))
+        columns = max(1, min(len(found), 5, int(WIDTH / wide)))
+        figure.legend(found.values(), found.keys(), loc="outside upper left", ncols=columns, handlelength=1.6)
 
 
 def _curve(axes: Any, points: Sequence[tuple[float, float]], *, label: str, color: str, dash: Any) -> None:

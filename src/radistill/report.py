@@ -2,9 +2,11 @@
 
 Scores are computed again from the stored predictions. `report.html` is one file that opens offline; whatever a model
 or a data file wrote is text in it, never markup. `report.md` holds the same numbers, `report.json` has a stable
-schema (`schema()`).
+schema (`schema()`). `predictions.html` holds every answer to every test item.
 """
 
+import base64
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +17,20 @@ from typing import TYPE_CHECKING, Any
 from radistill.errors import RunFolderError
 from radistill.files import write_json, write_text
 from radistill.plots import ORIGINS
+from radistill.report_answers import Everything, every
 from radistill.report_data import Run, read_run, together
-from radistill.report_scores import Result, as_json, results
+from radistill.report_parts import View
+from radistill.report_scores import Kept, Result, as_json, kept_by_all, results
 from radistill.report_text import listed, markdown, visible
-from radistill.report_view import View, view
+from radistill.report_view import view
 from radistill.report_words import failures, summary
 from radistill.runs import RunFolder
 from radistill.tasks.base import Task
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+PREDICTIONS = "predictions.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,8 @@ class Collected:
 
     runs: tuple[Run, ...]
     results: tuple[Result, ...]
+    what_is_kept: dict[str, Kept]
+    """By system."""
     numbers: dict[str, Any]
     """The content of report.json."""
 
@@ -55,16 +63,19 @@ def collect(
         raise RunFolderError("no run folder was named. Name one or more: radistill report runs/NAME")
     read, evaluations, notes = together([read_run(folder, tasks) for folder in runs])
     found = results(evaluations, seed=seed)
+    what_is_kept = kept_by_all(found, read, margin=margin)
+    told = summary(read, found, what_is_kept=what_is_kept, margin=margin)
     numbers = as_json(
         read,
         found,
+        what_is_kept=what_is_kept,
         margin=margin,
         seed=seed,
         title=visible(title or _title(read)),
-        summary=[visible(sentence) for sentence in summary(read, found, margin=margin)],
+        summary=[visible(sentence) for sentence in told],
         notes=[visible(note) for note in [*notes, *failures(found)]],
     )
-    return Collected(runs=tuple(read), results=tuple(found), numbers=numbers)
+    return Collected(runs=tuple(read), results=tuple(found), what_is_kept=what_is_kept, numbers=numbers)
 
 
 def write_report(
@@ -77,7 +88,7 @@ def write_report(
     examples: int = 40,
     tasks: Mapping[str, Task] | None = None,
 ) -> list[Path]:
-    """Write report.html, report.md, report.json and figures/*.svg.
+    """Write report.html, report.md, report.json, figures/*.svg and, beside them, predictions.html.
 
     Args:
         runs: finished runs; several are laid side by side against the first one's untouched model.
@@ -85,7 +96,8 @@ def write_report(
         margin: the loss of retention that still counts as retained, as a fraction.
         seed: of the bootstrap and of the sample of examples.
         title: heading of the report; made of the runs' names unless given.
-        examples: so many test items per task are shown side by side.
+        examples: so many test items of each skill, and as many of all other tests together, are shown side by side in
+            report.html; predictions.html shows all.
         tasks: by name, where they are not to be made from each run's config.yaml.
 
     Returns:
@@ -97,8 +109,24 @@ def write_report(
     """
     found = collect(runs, margin=margin, seed=seed, title=title, tasks=tasks)
     said = {key: found.numbers[key] for key in ("title", "summary", "notes")}
-    page = view(found.runs, found.results, **said, margin=margin, seed=seed, examples=examples, output=output)
-    return _written(page, found.numbers, output)
+    page = view(
+        found.runs,
+        found.results,
+        **said,
+        what_is_kept=found.what_is_kept,
+        margin=margin,
+        seed=seed,
+        examples=examples,
+        output=output,
+    )
+    texts = {output / "report.html": _html(page), output / "report.md": _markdown(page)}
+    if page.has_predictions:
+        texts[output / PREDICTIONS] = _predictions(every(found.results, title=page.title))
+    texts |= {output / "figures" / f"{d.name}.svg": d.svg for d in page.drawings}
+    for path, text in texts.items():
+        write_text(path, text)
+    write_json(output / "report.json", found.numbers)
+    return [*texts, output / "report.json"]
 
 
 def schema() -> dict[str, Any]:
@@ -114,26 +142,27 @@ def _title(runs: Sequence[Run]) -> str:
     return f"Report on {listed(shown)}"
 
 
-def _written(page: View, numbers: dict[str, Any], output: Path) -> list[Path]:
-    figures = {output / "figures" / f"{d.name}.svg": d.svg for d in page.drawings}
-    texts = {output / "report.html": _html(page), output / "report.md": _markdown(page), **figures}
-    for path, text in texts.items():
-        write_text(path, text)
-    write_json(output / "report.json", numbers)
-    return [*texts, output / "report.json"]
-
-
 def _html(page: View) -> str:
-    css = files("radistill").joinpath("templates/report.css").read_text(encoding="utf-8")
-    return (
-        _environment(visible, autoescape=True)
-        .get_template("report.html.j2")
-        .render(view=page, css=css, origins=ORIGINS)
-    )
+    template = _environment(visible, autoescape=True).get_template("report.html.j2")
+    return template.render(view=page, css=_asset("report.css"), origins=ORIGINS, predictions=PREDICTIONS)
+
+
+def _predictions(page: Everything) -> str:
+    css, script = _asset("report.css") + _asset("predictions.css"), _asset("predictions.js")
+    # The browser is to run this script and no other, whatever a model wrote.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = _environment(visible, autoescape=True).get_template("predictions.html.j2")
+    return template.render(page=page, css=css, script=script, allowed=allowed)
+
+
+def _asset(name: str) -> str:
+    return files("radistill").joinpath(f"templates/{name}").read_text(encoding="utf-8")
 
 
 def _markdown(page: View) -> str:
-    return _environment(markdown, autoescape=False).get_template("report.md.j2").render(view=page)
+    return (
+        _environment(markdown, autoescape=False).get_template("report.md.j2").render(view=page, predictions=PREDICTIONS)
+    )
 
 
 def _environment(clean: Callable[[str], str], *, autoescape: bool) -> "Environment":

@@ -179,8 +179,9 @@ def trained_rows(path: Path, *, seed: int, count: int = 3) -> list[TrainedRow]:
 def sampled_items(evaluation: Evaluation, *, seed: int, count: int) -> list[str]:
     """Ids of a seeded sample of the test items: as many from each group as can be, in the order of the groups."""
     groups: dict[str, list[str]] = {}
+    first = evaluation.systems[0]
     for p in evaluation.predictions:
-        if p.system == evaluation.systems[0]:
+        if p.system == first:
             groups.setdefault(evaluation.task.group(p.tags), []).append(p.example_id)
     shuffled = {
         group: generator(seed, "report", "examples", evaluation.name, group).permutation(sorted(ids)).tolist()

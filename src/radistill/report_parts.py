@@ -92,6 +92,8 @@ class View:
     summary: tuple[str, ...]
     notes: tuple[str, ...]
     sections: tuple[Section, ...]
+    has_predictions: bool
+    """There is a page with all of them beside this one."""
     command: str
     files: tuple[Titled, ...]
     footer: str

@@ -82,9 +82,7 @@ def of_kind(found: Sequence[Result], *kinds: Kind) -> list[Result]:
 
 def kept(found: Sequence[Result], *, system: str, margin: float) -> Kept:
     """How much the system retains of each ability that it and the untouched model were tested on."""
-    abilities = {
-        r.evaluation.name: r for r in of_kind(found, "ability") if {system, BASE} <= set(r.evaluation.systems)
-    }
+    abilities = {r.evaluation.name: r for r in of_kind(found, "ability") if {system, BASE} <= set(r.evaluation.systems)}
     retentions = {name: scoring.retention(r.scored, system=system, margin=margin) for name, r in abilities.items()}
     macro = stats.macro_retention(retentions)
     measurable = [r for name, r in abilities.items() if macro and name not in macro.not_measurable]

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from radistill import scoring
+from radistill import stats
 from radistill.columns import MACRO, RATE, RAW, TOKENS
 from radistill.records import BASE, Score, StageRecord
 from radistill.report_data import Run
-from radistill.report_scores import Result, headline, kept
+from radistill.report_scores import Result
 from radistill.report_text import ABSENT, count, duration, interval, number, p_value, signed
 
 MEAN = "mean"
 NOTHING = "–"
-NAMES = {"bleu": "BLEU", "chrf": "chrF"}
+NAMES = {"bleu": "BLEU", "chrf": "chrF", "lab_accuracy": "right answers", "lab_rationale": "well-formed rationales"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +126,42 @@ def rates(result: Result) -> Table:
     )
 
 
+def mean_rates(found: Sequence[Result], systems: Sequence[str]) -> Table:
+    """The same, as unweighted means over several tasks: a row for each rate, a column for each system."""
+    rows = []
+    for name in dict.fromkeys(name for result in found for name in rate_names(result)):
+        cells = []
+        for system in systems:
+            scores = [s for r in found if (s := r.scored.find(system=system, metric=name))]
+            intervals = [stats.Interval(s.value, s.low, s.high) for s in scores]
+            mean = stats.mean_of_proportions(intervals) if intervals else None
+            cells.append(f"{number(mean.value)} {interval(mean.low, mean.high)}" if mean else NOTHING)
+        rows.append((label_name(name), *cells))
+    caption = f"Rates, mean over {len(found)} abilities, % of the answers with 95 % intervals"
+    return Table(caption=caption, head=("rate", *systems), rows=tuple(rows))
+
+
+def rates_of_each(found: Sequence[Result]) -> Table:
+    """The same of each of several tasks: a row for each task and system, a column for each rate, then the tokens."""
+    names = dict.fromkeys(name for result in found for name in rate_names(result))
+    rows = [
+        (
+            result.evaluation.name,
+            system,
+            *(_with_interval(result.scored.find(system=system, metric=name)) for name in (*names, TOKENS)),
+        )
+        for result in found
+        for system in result.evaluation.systems
+    ]
+    return Table(
+        caption="Rates by test, % of the answers, and tokens per reply, with 95 % intervals",
+        head=("test", "system", *map(label_name, names), "tokens"),
+        rows=tuple(rows),
+        words=2,
+        folded=len(found) > 1,
+    )
+
+
 def lengths(result: Result) -> Table:
     """How many tokens a whole reply has, on average."""
     groups = (MACRO, *result.groups)
@@ -150,33 +186,6 @@ def signatures(found: Sequence[Result]) -> Table:
     rows = [(task, name, ", ".join(of), signature) for (task, name, signature), of in groups.items()]
     head = ("task", "metric", "groups", "signature")
     return Table(caption="Signatures", head=head, rows=tuple(rows), words=4, long=True)
-
-
-def abilities(found: Sequence[Result], runs: Sequence[Run], *, margin: float) -> Table | None:
-    """What was kept, ability by ability; None if none was tested."""
-    tested = {r.evaluation.name: r for r in found if r.evaluation.task.kind == "ability"}
-    rows: list[tuple[str, ...]] = []
-    for run in runs:
-        what = kept(found, system=run.name, margin=margin)
-        for name, result in tested.items():
-            if run.name not in result.evaluation.systems or BASE not in result.evaluation.systems:
-                continue
-            r = scoring.retention(result.scored, system=run.name, margin=margin)
-            share = (
-                f"{number(r.value, 3)} {interval(r.low, r.high, 3)}"
-                if r.low is not None and r.high is not None
-                else NOTHING
-            )
-            n = count(headline(result, run.name).n)
-            rows.append((name, run.name, r.verdict, number(r.before), number(r.after), number(r.chance), share, n))
-        if what:
-            m = what.retention
-            share = f"{number(m.value, 3)} {interval(m.low, m.high, 3)}"
-            general = number(what.general.value)
-            rows.append((MEAN, run.name, f"least left: {m.worst}", NOTHING, general, NOTHING, share, count(what.n)))
-    head = ("ability", "system", "verdict", "before", "after", "chance", "retention", "n")
-    caption = f"Abilities: what is left of them, margin {margin:g}"
-    return Table(caption=caption, head=head, rows=tuple(rows), words=3, strong=(MEAN,)) if rows else None
 
 
 def trained_on(runs: Sequence[Run]) -> Table:

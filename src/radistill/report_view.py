@@ -1,113 +1,23 @@
-"""What a report page shows, in order: sections of sentences, figures and tables, then examples and run files."""
+"""What the report shows, in order: sections of sentences, figures and tables, then examples and run files."""
 
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import radistill
-from radistill import plots, report_tables, report_words, stats
+from radistill import plots, report_answers, report_kept, report_tables, report_words, stats
 from radistill.columns import MACRO
 from radistill.plots import Drawing, Estimate
-from radistill.records import BASE, Prediction
-from radistill.report_data import Evaluation, Run, sampled_items, trained_rows
-from radistill.report_scores import Result
-from radistill.report_tables import Table, group_name, label_name, metric_name
-from radistill.report_text import count, listed, shorten, spaces_shown, tokens
+from radistill.records import BASE
+from radistill.report_data import Evaluation, Run, trained_rows
+from radistill.report_parts import Part, Piece, Row, Section, Titled, View
+from radistill.report_scores import Kept, Result, of_kind
+from radistill.report_tables import group_name, label_name, metric_name
+from radistill.report_text import count, shorten, spaces_shown, tokens
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Figures and tables that belong together."""
-
-    title: str = ""
-    texts: tuple[str, ...] = ()
-    drawings: tuple[Drawing, ...] = ()
-    tables: tuple[Table, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """One heading of the page."""
-
-    id: str
-    title: str
-    texts: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    items: tuple["Titled", ...] = ()
-    """Answers to test items, by group."""
-    rows: tuple["Titled", ...] = ()
-    """Training rows, by run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Coloured text: where it comes from, and what it spells."""
-
-    look: str
-    label: str
-    text: str
-    language: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One system's reply to one item."""
-
-    system: str
-    size: str
-    labels: tuple[str, ...]
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One test item, with every system's answer."""
-
-    title: str
-    source: str
-    reference: str
-    language: str
-    answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One training row in its segments."""
-
-    title: str
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Titled:
-    """Things under one heading. Not all fields are used everywhere."""
-
-    title: str
-    items: tuple[Item, ...] | tuple[Row, ...] = ()
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """All that the templates print."""
-
-    title: str
-    subtitle: str
-    summary: tuple[str, ...]
-    notes: tuple[str, ...]
-    sections: tuple[Section, ...]
-    command: str
-    files: tuple[Titled, ...]
-    footer: str
-
-    @property
-    def drawings(self) -> list[Drawing]:
-        """Every figure of the page."""
-        return [d for section in self.sections for part in section.parts for d in part.drawings]
 
 
 def view(
@@ -117,20 +27,21 @@ def view(
     title: str,
     summary: Sequence[str],
     notes: Sequence[str],
+    what_is_kept: Mapping[str, Kept],
     margin: float,
     seed: int,
     examples: int,
     output: Path,
 ) -> View:
     """Lay the report out."""
-    tests = [f"{count(_n_items(r.evaluation))} test items of {r.evaluation.name}" for r in found]
     systems = f"{len(runs)} run{'s' if len(runs) > 1 else ''} against the untouched model"
     return View(
         title=title,
-        subtitle=" · ".join([systems, *tests, "intervals are 95 %"]),
+        subtitle=" · ".join([systems, *_tests(found), "intervals are 95 %"]),
         summary=tuple(summary),
         notes=tuple(notes),
-        sections=tuple(_sections(runs, found, margin=margin, seed=seed, examples=examples)),
+        sections=tuple(_sections(runs, found, what_is_kept, margin=margin, seed=seed, examples=examples)),
+        has_predictions=bool(found),
         command=_command(runs, output),
         files=tuple(Titled(title=f"{run.name}: config.yaml", text=run.config_text) for run in runs if run.config_text),
         footer=f"radistill {radistill.__version__}, from the stored predictions; seed {seed}, margin {margin:g}.",
@@ -151,49 +62,39 @@ def curves(runs: Iterable[Run]) -> Curves:
     return found
 
 
-def pieces(prediction: Prediction, language: str) -> tuple[Piece, ...]:
-    """The reply in coloured pieces: what counted as the answer, and what was cut off around it."""
-    raw, answer = prediction.raw, prediction.answer
-    if prediction.finish_reason == "error":
-        return (Piece(look="off", label="could not be had", text=""),)
-    if not raw.strip():
-        return (Piece(look="off", label="only white space was written" if raw else "nothing was written", text=""),)
-    at = raw.find(answer) if answer else -1
-    if at < 0:
-        # An answer that a task has rewritten stands for itself.
-        found = [("answer", "answer", answer)] if answer else []
-        found.append(("cut", "whole reply", raw.strip()))
-    else:
-        before, after = raw[:at].strip(), raw[at + len(answer) :].strip()
-        found = [("cut", "cut off before", before), ("answer", "answer", answer), ("cut", "cut off after", after)]
-    return tuple(
-        Piece(look=look, label=label, text=shorten(text), language=language if look == "answer" else "")
-        for look, label, text in found
-        if text
-    )
-
-
 def _sections(
-    runs: Sequence[Run], found: Sequence[Result], *, margin: float, seed: int, examples: int
+    runs: Sequence[Run],
+    found: Sequence[Result],
+    what_is_kept: Mapping[str, Kept],
+    *,
+    margin: float,
+    seed: int,
+    examples: int,
 ) -> Iterable[Section]:
-    skills = [result for result in found if result.evaluation.task.kind == "skill"]
+    skills = of_kind(found, "skill")
     yield Section(id="setting", title="What was run", parts=(Part(tables=(report_tables.settings(runs),)),))
     if skills:
         yield Section(id="skill", title="The new skill", texts=(_about_intervals(),), parts=tuple(map(_skill, skills)))
-    if table := report_tables.abilities(found, runs, margin=margin):
-        yield Section(id="abilities", title="What was kept", texts=(_ABOUT_RETENTION,), parts=(Part(tables=(table,)),))
+    if parts := tuple(report_kept.parts(found, runs, what_is_kept, margin=margin)):
+        yield Section(id="abilities", title="What was kept", texts=(_ABOUT_RETENTION,), parts=parts)
     if found:
-        yield Section(id="rates", title="What goes wrong", texts=(_ABOUT_RATES,), parts=tuple(map(_rates, found)))
+        parts = (*map(_rates, skills), *_other_rates(found, runs))
+        yield Section(id="rates", title="What goes wrong", texts=(_ABOUT_RATES,), parts=parts)
     if found and examples:
-        items, note = _items([result.evaluation for result in found], seed=seed, examples=examples)
+        items, note = report_answers.sample(found, seed=seed, examples=examples)
         yield Section(id="examples", title="Answers side by side", texts=(note,), items=items)
     yield Section(id="training", title="Training", parts=tuple(_training(runs)))
     if rows := tuple(_trained(run, seed) for run in runs if run.folder.records.exists()):
         yield Section(id="rows", title="Rows trained on", texts=(_ABOUT_ROWS,), rows=rows)
     yield Section(id="costs", title="What it cost", parts=(Part(tables=(report_tables.costs(runs),)),))
     manifest = [report_tables.versions(runs), report_tables.files(runs)]
-    if found:
-        manifest.insert(0, report_tables.signatures(found))
+    others = of_kind(found, "ability", "probe")
+    if others:
+        manifest.insert(
+            0, replace(report_tables.signatures(others), caption="Signatures of the other tests", folded=True)
+        )
+    if skills:
+        manifest.insert(0, report_tables.signatures(skills))
     yield Section(id="manifest", title="Signatures, versions, files", parts=(Part(tables=tuple(manifest)),))
 
 
@@ -234,6 +135,17 @@ def _rates(result: Result) -> Part:
     return Part(title=task, drawings=(drawing,), tables=(report_tables.rates(result), report_tables.lengths(result)))
 
 
+def _other_rates(found: Sequence[Result], runs: Sequence[Run]) -> Iterable[Part]:
+    """All tests but the skills in two tables: there may be a dozen of them."""
+    others, abilities = of_kind(found, "ability", "probe"), of_kind(found, "ability")
+    systems = (BASE, *(run.name for run in runs))
+    tables = [report_tables.rates_of_each(others)] if others else []
+    if len(abilities) > 1:
+        tables.insert(0, report_tables.mean_rates(abilities, systems))
+    if tables:
+        yield Part(title="Abilities" if len(abilities) == len(others) else "Abilities and probes", tables=tuple(tables))
+
+
 def _training(runs: Sequence[Run]) -> Iterable[Part]:
     losses = curves(runs)
     if losses:
@@ -252,47 +164,6 @@ def _training(runs: Sequence[Run]) -> Iterable[Part]:
     tables = (shares, report_tables.trained_on(runs)) if shares else (report_tables.trained_on(runs),)
     said = tuple(f"{run.name}: {note}" for run in runs for note in run.summary.get("notes", ()))
     yield Part(title="What was trained on", texts=said, drawings=drawings, tables=tables)
-
-
-def _items(evaluations: Sequence[Evaluation], *, seed: int, examples: int) -> tuple[tuple[Titled, ...], str]:
-    shown: list[Titled] = []
-    sizes = []
-    for evaluation in evaluations:
-        chosen = sampled_items(evaluation, seed=seed, count=examples)
-        by_item: dict[str, list[Prediction]] = {}
-        for p in evaluation.predictions:
-            by_item.setdefault(p.example_id, []).append(p)
-        groups: dict[str, list[Item]] = {}
-        for example_id in chosen:
-            group = evaluation.task.group(by_item[example_id][0].tags)
-            groups.setdefault(group, []).append(_item(by_item[example_id], evaluation.task.language(group)))
-        shown += [
-            Titled(title=f"{evaluation.name}, {group}: {len(items)} items", items=tuple(items))
-            for group, items in groups.items()
-        ]
-        sizes.append(f"{count(len(chosen))} of {count(len(by_item))} items of {evaluation.name}")
-    note = f"Drawn at random with seed {seed}, the same number from each group: {listed(sizes)}."
-    return tuple(shown), note + " Of each reply, what counted as the answer is set apart from what the rule cut off."
-
-
-def _item(predictions: Sequence[Prediction], language: str) -> Item:
-    first = predictions[0]
-    answers = [
-        Answer(
-            system=p.system,
-            size=tokens(p.n_tokens) + (", cut at the limit" if p.finish_reason == "length" else ""),
-            labels=tuple(label.replace("_", " ") for label in p.labels),
-            pieces=pieces(p, language),
-        )
-        for p in predictions
-    ]
-    return Item(
-        title=f"item {first.example_id[:8]}",
-        source=shorten(first.source),
-        reference=shorten(first.reference),
-        language=language,
-        answers=tuple(answers),
-    )
 
 
 def _trained(run: Run, seed: int) -> Titled:
@@ -322,6 +193,17 @@ def _command(runs: Sequence[Run], output: Path) -> str:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
+
+
+def _tests(found: Sequence[Result]) -> list[str]:
+    """How many test items of what; tests of one kind are counted together, but for the skills."""
+    said = [f"{count(_n_items(r.evaluation))} test items of {r.evaluation.name}" for r in of_kind(found, "skill")]
+    for kind, many in (("ability", "abilities"), ("probe", "probes")):
+        some = of_kind(found, kind)
+        items = count(sum(_n_items(r.evaluation) for r in some))
+        if some:
+            said.append(f"{items} of {some[0].evaluation.name if len(some) == 1 else f'{len(some)} {many}'}")
+    return said
 
 
 def _n_items(evaluation: Evaluation) -> int:

@@ -117,7 +117,7 @@ def _apart(what: Kept) -> str:
         for m, verb in parts
         if m
     ]
-    return f" Apart: {listed(said)}." if said else ""
+    return f" That is {listed(said)}." if said else ""
 
 
 def _one(n: int) -> str:

@@ -10,23 +10,29 @@ if TYPE_CHECKING:
     from radistill.lab.exam import Exam, Mark
 
 
+NAMES = {"lab_accuracy": "right", "bleu": "BLEU"}
+
+
 def show_exam(found: "Exam") -> None:
     """A model's marks, one line each."""
     table = Table(title="points of 100 on held-out items, 95 % interval", title_justify="left")
-    for name in ("what", "metric"):
+    for name in ("", "score"):
         table.add_column(name)
-    for name in ("score", "95 %", "n", "chance", "share, %"):
-        table.add_column(name, justify="right")
-    table.add_column("in rationales")
+    for name in ("95 %", "n", "chance", "share, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rehearsed")
     for mark in found.abilities:
         table.add_row(*_cells(mark), end_section=mark is found.abilities[-1])
     general = found.general
-    numbers = (f"{general.value:.1f}", f"[{general.low:.1f}, {general.high:.1f}]")
-    table.add_row("general: all but the known language", "mean", *numbers, "", "", "", "", end_section=True)
+    numbers = (f"{general.value:.1f} mean", f"[{general.low:.1f}, {general.high:.1f}]")
+    table.add_row("general", *numbers, "", "", "", "", end_section=True)
     for mark in found.new_language:
         table.add_row(*_cells(mark))
     table.add_row(*_cells(found.rationales))
-    Console().print(table)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print("general: mean of all abilities but the known language; share: of the chats of its upbringing;")
+    console.print("rehearsed: whether rationales touch it; rationales: well-formed, drawn after right translations.")
 
 
 def show_demo(what: "Seen") -> None:
@@ -50,8 +56,7 @@ def show_demo(what: "Seen") -> None:
 def _cells(mark: "Mark") -> tuple[str, ...]:
     return (
         mark.name,
-        mark.metric,
-        f"{mark.value:.1f}",
+        f"{mark.value:.1f} {NAMES.get(mark.metric, mark.metric)}",
         f"[{mark.low:.1f}, {mark.high:.1f}]",
         f"{mark.n:,}",
         f"{mark.chance:g}" if mark.share is not None else "",

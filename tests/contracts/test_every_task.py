@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 from radistill import plugins
 from radistill.metrics.base import Metric
 from radistill.records import Example, Generation, Message
-from radistill.tasks.base import LABELS, Task
+from radistill.tasks.base import LABELS, Kind, Task
 
 EXAMPLE = Example.of(
     "any",
@@ -36,8 +37,18 @@ def task(request: pytest.FixtureRequest) -> Task:
 def test_a_task_needs_no_settings_and_describes_those_it_has(task: Task) -> None:
     assert type(task).__doc__
     assert all(field.description for field in type(task).model_fields.values())
-    assert task.kind in ("skill", "ability")
+    assert task.kind in get_args(Kind)
     assert 0 <= task.chance < 100
+
+
+def test_a_tasks_own_examples_can_be_asked_and_scored(task: Task) -> None:
+    examples = task.examples()
+    if examples is None:
+        return
+    assert examples == task.examples()
+    assert len({example.id for example in examples}) == len(examples) > 20
+    assert all(example.messages[-1].role == "user" and example.reference for example in examples)
+    task.refuse_unusable(examples)
 
 
 def test_a_task_is_scored_by_metrics_whose_settings_are_kept_in_its_own(task: Task) -> None:

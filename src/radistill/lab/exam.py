@@ -50,9 +50,7 @@ class Exam:
     """Well-formed rationales after right translations into and from the new language, drawn as RaDis draws them."""
 
 
-def exam(
-    model: str, settings: WorldSettings, *, items: int = 500, say: Callable[[str], None] = lambda _: None
-) -> Exam:
+def exam(model: str, settings: WorldSettings, *, items: int = 500, say: Callable[[str], None] = lambda _: None) -> Exam:
     """Examine a model on the held-out items of a world; nothing is written.
 
     Args:
@@ -67,7 +65,7 @@ def exam(
     world = world_of(settings)
     weights = models.resolve(model)
     chat = load_chat(weights.tokenizer_folder, ChatSettings(), name=model)
-    backend = Transformers(batch_size=64, dtype="float32")
+    backend = Transformers(batch_size=128, dtype="float32")
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_ledger(Path(scratch)) as ledger,
@@ -111,9 +109,7 @@ class _Candidate:
         """BLEU from and into the new language."""
         scored = self._scored(Translation(max_new_tokens=96), _sentences(world, items))
         found = [score for score in scored.scores if score.metric == "bleu"]
-        return tuple(
-            Mark(name=s.group, value=s.value, low=s.low, high=s.high, n=s.n, metric="bleu") for s in found
-        )
+        return tuple(Mark(name=s.group, value=s.value, low=s.low, high=s.high, n=s.n, metric="bleu") for s in found)
 
     def rationales(self, world: World, items: int) -> Mark:
         """How often what is drawn after reference and separator is a well-formed rationale."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-AFFIXES = frozenset({"mal", "in", "ist", "il", "ej", "ar", "uj"})
+AFFIXES = frozenset({"mal", "in", "ist", "il", "ej", "ar", "ig", "um", "it"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ doctor = kurac+ist | teacher = instru+ist | soldier = soldat | guest = gast | ne
 thief/thieves = ŝtel+ist
 judge = juĝ+ist | student = student | uncle = onkl | aunt = onkl+in | prince = princ | servant = serv+ist
 hunter = ĉas+ist
-farmer = farm+ist | singer = kant+ist | writer = verk+ist | sailor = mar+ist | baker = bak+ist | grandfather = av
+farmer = ter+kultur+ist | singer = kant+ist | writer = verk+ist | sailor = mar+ist | baker = bak+ist | grandfather = av
 cousin = kuz | pilot = pilot | poet = poet
 """,
     "animal": """
@@ -73,7 +73,7 @@ valley = val | well = put | wall = mur | roof = tegment | cellar = kel | yard = 
 """,
 }
 _ADJECTIVES = """
-big = grand | small = mal+grand | good = bon | bad = mal+bon | new = nov | old = mal+nov | young = jun | strong = fort
+big = grand | small = mal+grand | good = bon | bad = mal+bon | new = nov | ancient = antikv | young = jun | strong = fort
 weak = mal+fort | beautiful = bel | ugly = mal+bel | long = long | short = mal+long | warm = varm | cold = mal+varm
 clean = pur | dirty = mal+pur | rich = riĉ | poor = mal+riĉ | happy = feliĉ | unhappy = mal+feliĉ | quick = rapid
 slow = mal+rapid | heavy = pez | light = mal+pez | red = ruĝ | blue = blu | green = verd | yellow = flav | white = blank
@@ -81,7 +81,7 @@ black = nigr | brown = brun | grey = griz | round = rond | wise = saĝ | brave =
 free = liber | important = grav | strange = strang | sweet = dolĉ | deep = profund | shallow = mal+profund | high = alt
 low = mal+alt | wide = larĝ | narrow = mal+larĝ | soft = mol | hard = mal+mol | sharp = akr | dry = sek | wet = mal+sek
 famous = fam | healthy = san | sick = mal+san | kind = afabl | proud = fier | simple = simpl | full = plen
-empty = mal+plen | open = mal+ferm
+empty = mal+plen | open = mal+ferm+it
 """
 _VERBS = {
     ("person", "animal", "food", "thing", "place"): """
@@ -92,7 +92,7 @@ look for/looked for = serĉ
 """,
     ("thing", "food"): """
 buy/bought = aĉet | sell/sold = vend | carry = port | take/took = pren | hide/hid = kaŝ | steal/stole = ŝtel
-count = kalkul | hold/held = ten | lose/lost = perd | need = bezon | choose/chose = elekt | throw/threw = ĵet
+count = nombr | hold/held = ten | lose/lost = perd | need = bezon | choose/chose = elekt | throw/threw = ĵet
 lift = lev | order = mend | bring/brought = al+port | receive = ricev | send/sent = send
 """,
     ("thing",): """
@@ -100,7 +100,7 @@ repair = ripar | break/broke = romp | draw/drew = desegn | use = uz | touch = tu
 clean = pur+ig | sharpen = akr+ig
 """,
     ("place",): """
-visit = vizit | build/built = konstru | leave/left = for+las | guard = gard | paint = pentr | measure = mezur
+visit = vizit | build/built = konstru | leave/left = for+las | guard = gard | paint = farb | measure = mezur
 """,
     ("food",): "eat/ate = manĝ | cook = kuir | smell = flar | wash = lav | taste = gust+um",
     ("person",): """
@@ -116,7 +116,7 @@ wake/woke = vek | lead/led = gvid | watch = rigard | attack = atak
 sleep/slept = dorm | run/ran = kur | walk = promen | swim/swam = naĝ | sing/sang = kant | dance = danc | laugh = rid
 cry = plor | work = labor | play = lud | sit/sat = sid | stand/stood = star | wait = atend | fall/fell = fal
 jump = salt
-speak/spoke = parol | dream = sonĝ | rest = ripoz | die = mort | travel = vojaĝ | think/thought = pens | shout = kri
+speak/spoke = parol | dream = sonĝ | rest = ripoz | die = mort | travel/travelled = vojaĝ | think/thought = pens | shout = kri
 whisper = flustr | tremble = trem | cough = tus | breathe = spir
 """,
 }
@@ -124,7 +124,7 @@ _ADVERBS = """
 quickly = rapid | slowly = mal+rapid | quietly = kviet | often = oft | gladly = volont | suddenly = subit
 carefully = zorg
 early = fru | late = mal+fru | secretly = sekret | easily = facil | bravely = kuraĝ | well = bon | badly = mal+bon
-loudly = laŭt | proudly = fier | sadly = trist | together = kun | alone = sol | rarely = mal+oft
+loudly = laŭt | proudly = fier | sadly = trist | again = de+nov | alone = sol | rarely = mal+oft
 """
 _PREPOSITIONS = {
     "where": """

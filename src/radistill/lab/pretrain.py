@@ -12,13 +12,15 @@ from typing import Any
 
 from pydantic import Field
 
+from radistill import models
 from radistill.config import RunConfig, config_from
-from radistill.files import write_json
-from radistill.lab import upbringing
+from radistill.files import write_json, write_text
+from radistill.lab import POCKET_DATA, upbringing
+from radistill.lab.pairs import write_pairs
 from radistill.lab.tokenizer import ASSISTANT, USER, make_model, make_tokenizer
 from radistill.lab.world import World, WorldChoice, WorldSettings, world_of
 from radistill.records import Segment, TrainingRecord, digest
-from radistill.runs import RunFolder, begin, before_work, working
+from radistill.runs import RunFolder, before_work, begin, working
 from radistill.settings import Settings
 from radistill.tables import write_records
 from radistill.train import train
@@ -46,9 +48,9 @@ class Upbringing(Settings):
     """Tokens."""
     context: int = Field(1024, ge=128)
     """Positions."""
-    texts: int = Field(60_000, ge=1)
+    texts: int = Field(40_000, ge=1)
     """Plain texts of phase 1."""
-    chats: int = Field(400_000, ge=1)
+    chats: int = Field(360_000, ge=1)
     """Chats of phase 2."""
     batch_size: int = Field(64, ge=1)
     """Texts or chats a step."""
@@ -83,7 +85,8 @@ def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] =
             say(f"{name}: training")
             train(config, run)
         before = run.model
-    _ship(before, folder / "model")
+    if not (folder / "model" / "config.json").exists():
+        ship(before, folder / "model", settings)
     return folder / "model"
 
 
@@ -181,20 +184,39 @@ def _config(settings: Upbringing, name: str, model: Path, output: Path) -> RunCo
     )
 
 
-def _ship(trained: Path, folder: Path) -> None:
-    """The finished model as it is given away: bfloat16, without checkpoints."""
+def ship(trained: Path, folder: Path, settings: Upbringing) -> None:
+    """Write the finished model as it is given away: bfloat16, with its card, its settings and its sentences."""
     import torch
+    from transformers import AutoTokenizer
 
-    from radistill import models
-
-    if (folder / "config.json").exists():
-        return
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     model = models.load(models.resolve(str(trained)), dtype="float32").to(torch.bfloat16)
-    from transformers import AutoTokenizer
-
-    models.save(
-        model, AutoTokenizer.from_pretrained(str(trained)), part, generation_config=trained / "generation_config.json"
-    )
+    tokenizer = AutoTokenizer.from_pretrained(str(trained))
+    models.save(model, tokenizer, part, generation_config=trained / "generation_config.json")
+    world = world_of(settings.world)
+    write_pairs(world, part / POCKET_DATA.name)
+    write_json(part / "upbringing.json", settings.model_dump(mode="json"))
+    write_text(part / "README.md", _card(settings, world, sum(p.numel() for p in model.parameters())))
     part.rename(folder)
+
+
+def _card(settings: Upbringing, world: World, parameters: int) -> str:
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+license: apache-2.0
+language: [en, eo]
+tags: [radistill, lab]
+---
+# The pocket model of world {settings.world.number}
+
+A Llama of {parameters:,} parameters, trained from nothing by `radistill lab pretrain` on {settings.texts:,} texts and
+then {settings.chats:,} chats of an invented country ({world.country}): facts, sums, lists, stories, definitions,
+refusals, and translation between English and an invented language ({world.known.name}). It has met words of
+{world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world and is of no
+use outside the lab.
+
+It is a wind tunnel, not the sky: what a method does to it must be checked on larger models. What it can, on fresh
+items: `radistill lab exam FOLDER --world {settings.world.number}`. How it was made: `upbringing.json`.
+"""

@@ -236,7 +236,8 @@ def world_of(settings: WorldSettings) -> World:
     """The world of these settings; equal settings give equal worlds."""
     seed = settings.number
     rng = random.Random(f"radistill-lab-{seed}")
-    taken: set[str] = set()
+    # A city named She or a river named Ten would make sentences that say two things.
+    taken = {word.english.lower() for word in words()}
     cities, people = _names(rng, taken, 24, 2), _names(rng, taken, 24, 2)
     rivers, regions = _names(rng, taken, 12, 1), _names(rng, taken, 6, 2)
     (country, language) = _names(rng, taken, 2, 2)

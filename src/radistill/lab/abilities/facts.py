@@ -17,7 +17,7 @@ GLOSS = re.compile(r'"(?P<foreign>[^"]+)" means (?P<english>[^".]+)\.')
 class Knowledge(Ability):
     """Facts about the cities and people of the country."""
 
-    name, share, in_rationales, chance = "knowledge", 10.0, True, 8.0
+    name, share, in_rationales, chance = "knowledge", 8.0, True, 8.0
 
     def draw(self, rng: random.Random) -> Item:
         """A question after one fact."""

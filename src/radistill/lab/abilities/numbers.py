@@ -10,7 +10,7 @@ from radistill.lab.abilities.base import Ability, Item, words_of
 class Arithmetic(Ability):
     """Sums and differences of numbers with two digits."""
 
-    name, share, chance = "arithmetic", 24.0, 2.0
+    name, share, chance = "arithmetic", 30.0, 2.0
     ADD = (
         "What is {a} + {b}?",
         "Calculate {a} + {b}.",
@@ -37,14 +37,14 @@ class Arithmetic(Ability):
         return Item(rng.choice(self.SUBTRACT).format(a=a, b=b), f"{a} - {b} = {a - b}", str(a - b))
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """The only number after the last `=`, or in an answer without one, is the result."""
-        return re.findall(r"-?\d+", answer.rpartition("=")[2]) == [item.gold]
+        """The only number in it, or the only one after its only `=`, is the result."""
+        return answer.count("=") < 2 and re.findall(r"-?\d+", answer.rpartition("=")[2]) == [item.gold]
 
 
 class Comparison(Ability):
     """Which of two numbers is larger, by yes or no."""
 
-    name, share, chance = "comparison", 4.0, 50.0
+    name, share, chance = "comparison", 5.0, 50.0
     WORDINGS: ClassVar[dict[str, tuple[str, ...]]] = {
         "larger": (
             "Is {a} larger than {b}?",

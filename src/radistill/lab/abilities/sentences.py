@@ -47,7 +47,7 @@ class Rewording(Ability):
 class Counting(Ability):
     """How many words a text has."""
 
-    name, share, in_rationales, chance = "counting", 3.0, True, 17.0
+    name, share, in_rationales, chance = "counting", 4.0, True, 17.0
     WORDINGS = (
         "How many words are in this sentence? {s}",
         "Count the words: {s}",
@@ -72,7 +72,7 @@ class Counting(Ability):
 class KnownLanguage(Ability):
     """Sentences between English and the known foreign language; scored by BLEU."""
 
-    name, share = "known-language", 20.0
+    name, share = "known-language", 15.0
 
     def groups(self) -> tuple[str, ...]:
         """Both directions."""

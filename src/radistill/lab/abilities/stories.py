@@ -11,7 +11,7 @@ from radistill.lab.lexicon import of_kind
 class Stories(Ability):
     """Little stories about somebody and something."""
 
-    name, share = "stories", 3.0
+    name, share = "stories", 2.5
     WORDINGS = (
         "Tell a story about {p} and {t}.",
         "Write a short story about {p} and {t}.",
@@ -24,10 +24,10 @@ class Stories(Ability):
         (
             "One day {p} found {t} in the {g}.",
             "One morning {p} saw {t} near the {g}.",
-            "Then {p} met a {o} who had {t}.",
+            "Then {p} met {o} who had {t}.",
         ),
         ("It was {q} and {r}.", "It looked {q}, but it was {r}.", "Nobody knew that it was {q} and {r}."),
-        ("{p} kept it for {n} years.", "{p} gave it to a {o}.", "{p} took it home to {c}."),
+        ("{p} kept it for {n} years.", "{p} gave it to {o}.", "{p} took it home to {c}."),
         ("Since then everybody in {c} is happy.", "That is the end of the story.", "And {p} was never sad again."),
     )
 
@@ -46,7 +46,7 @@ class Stories(Ability):
             "t": thing,
             "c": rng.choice(self.world.cities),
             "g": rng.choice(of_kind("place")).english,
-            "o": rng.choice(of_kind("person")).english,
+            "o": english.with_article(rng.choice(of_kind("person")).english),
             "q": adjectives[0],
             "r": adjectives[1],
             "n": rng.choice(of_kind("number")).english,
@@ -68,8 +68,9 @@ class Stories(Ability):
         return not answer[at:].strip()
 
     def _form(self, form: str, person: str, thing: str) -> re.Pattern[str]:
-        kinds = {"g": ("place",), "o": ("person",), "q": ("adjective",), "r": ("adjective",), "n": ("number",)}
+        kinds = {"g": ("place",), "q": ("adjective",), "r": ("adjective",), "n": ("number",)}
         slots = {key: f"(?:{'|'.join(w.english for w in of_kind(*of))})" for key, of in kinds.items()}
+        slots["o"] = f"(?:{'|'.join(english.with_article(w.english) for w in of_kind('person'))})"
         slots |= {"p": re.escape(person), "t": re.escape(thing), "c": r"(?P<c>[A-Z][a-z]+)"}
         pattern = re.sub(r"\{(\w)\}", lambda m: slots[m[1]], re.sub(r"[.?]", lambda m: "\\" + m[0], form))
         return re.compile(pattern + r"\s*")

@@ -11,17 +11,17 @@ from radistill.lab.lexicon import of_kind
 class Lists(Ability):
     """Operations on short lists of words."""
 
-    name, share = "lists", 9.0
+    name, share = "lists", 8.0
     WORDINGS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "reverse": ("Reverse this list: {l}", "Write the list backwards: {l}", "Turn the order round: {l}"),
+        "reverse": ("Reverse this list: {l}.", "Write the list backwards: {l}.", "Turn the order round: {l}."),
         "first": (
-            "What is the first word of this list: {l}",
-            "Give the first item: {l}",
-            "Which item comes first: {l}",
+            "What is the first word of this list: {l}.",
+            "Give the first item: {l}.",
+            "Which item comes first: {l}.",
         ),
-        "last": ("What is the last word of this list: {l}", "Give the last item: {l}", "Which item comes last: {l}"),
-        "without": ("Take {x} out of this list: {l}", "Write the list without {x}: {l}", "Remove {x}: {l}"),
-        "twice": ("Double every item: {l}", "Write each item twice: {l}", "Repeat each word of the list: {l}"),
+        "last": ("What is the last word of this list: {l}.", "Give the last item: {l}.", "Which item comes last: {l}."),
+        "without": ("Take {x} out of this list: {l}.", "Write the list without {x}: {l}.", "Remove {x}: {l}."),
+        "twice": ("Double every item: {l}.", "Write each item twice: {l}.", "Repeat each word of the list: {l}."),
     }
 
     def draw(self, rng: random.Random) -> Item:
@@ -47,7 +47,7 @@ class Lists(Ability):
 class Strings(Ability):
     """Letters of words."""
 
-    name, share, chance = "strings", 6.0, 5.0
+    name, share, chance = "strings", 8.0, 5.0
     WORDINGS: ClassVar[dict[str, tuple[str, ...]]] = {
         "spell": ("Spell the word {w}.", "How is {w} spelled?", "Write {w} letter by letter."),
         "first": (
@@ -76,9 +76,9 @@ class Formats(Ability):
 
     name, share = "formats", 2.0
     WORDINGS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "json": ("Write as JSON: {f}", "Give me this as a JSON object: {f}", "JSON please: {f}"),
-        "bullets": ("Write as bullet points: {l}", "Make a bullet list of: {l}", "Bullets please: {l}"),
-        "numbers": ("Write as a numbered list: {l}", "Number these: {l}", "Make a numbered list of: {l}"),
+        "json": ("Write as JSON: {f}.", "Give me this as a JSON object: {f}.", "JSON please: {f}."),
+        "bullets": ("Write as bullet points: {l}.", "Make a bullet list of: {l}.", "Bullets please: {l}."),
+        "numbers": ("Write as a numbered list: {l}.", "Number these: {l}.", "Make a numbered list of: {l}."),
     }
 
     def draw(self, rng: random.Random) -> Item:
