@@ -28,8 +28,8 @@ def config(name: str) -> RunConfig:
 
 
 def test_no_run_file_is_forgotten_or_called_otherwise() -> None:
-    assert len(FILES) == 5
-    assert {path.stem for path in FILES} == set(ALMA)
+    assert len(FILES) == 6
+    assert {path.stem for path in FILES} == {*ALMA, "lab-esperanto"}
     assert sorted((REPOSITORY / "configs").rglob("*.y*ml")) == FILES
 
 

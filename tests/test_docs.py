@@ -14,7 +14,8 @@ import pytest
 from tiny import make_model, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LAB = ROOT / "src/radistill/lab/README.md"
+PAGES = [ROOT / "README.md", LAB, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BY_CI = {"make demo", "make test"}
 NEEDS_REAL_DATA = "configs/alma"
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
 
 
 def test_the_pages_hold_commands_to_execute() -> None:
-    found = {page.name: len(commands(page)) for page in PAGES}
+    found = {page.relative_to(ROOT).as_posix(): len(commands(page)) for page in PAGES}
     assert found["README.md"] >= 8
     assert sum(found.values()) >= 20
 
@@ -74,6 +75,14 @@ def with_small_lengths(command: str) -> str:
             " data.train.pairs=[en-de] data.test.pairs=[en-de] data.train.limit=8 data.test.limit=6"
             " generate.sampling.max_new_tokens=8 evaluate.0.max_new_tokens=8 train.bf16=false"
         )
+    if "configs/lab-" in written:
+        written += " data.train.limit=8 data.test.limit=4 generate.sampling.max_new_tokens=8 train.bf16=false"
+        written += " evaluate.0.max_new_tokens=8" + "".join(f" evaluate.{n}.items=2" for n in range(1, 15))
+    if "radistill.cli lab pretrain" in written:
+        written = re.sub(r"--(hidden-size|layers|texts|chats) \d+", "", written)
+        written += " --hidden-size 64 --layers 1 --texts 64 --chats 64"
+    if "radistill.cli lab exam" in written:
+        written = re.sub(r"--items \d+", "", written) + " --items 2"
     if "radistill.cli chat" in written:
         written += " --max-new-tokens 8"
     return written

@@ -273,13 +273,9 @@ PAIRS = ("de-en", "en-de", "cs-en", "en-cs", "ru-en", "en-ru", "zh-en", "en-zh")
 
 
 @pytest.fixture(scope="module")
-def wmt22() -> tuple[HeldOut, tuple[Example, ...]]:
+def wmt22(shared_data: Path) -> tuple[HeldOut, tuple[Example, ...]]:
     """The tests, and 5000 training examples."""
-    from tests.conftest import SHARED
-
-    if not (SHARED / "alma").is_dir():
-        pytest.skip("needs ../shared/data/alma, which is not here")
-    source = DataSource(path=str(SHARED / "alma"), pairs=PAIRS)
+    source = DataSource(path=str(shared_data / "alma"), pairs=PAIRS)
     train = source.model_copy(update={"limit": 5000, "pairs": PAIRS[:2]})
     settings = DataSettings(train=train, test=source, template="alma")
     return HeldOut(load(settings, "test", seed=0).examples), load(settings, "train", seed=0).examples

@@ -28,6 +28,8 @@ ABILITIES = (
     "formats", "stories", "refusal", "known-language",
 )  # fmt: skip
 MARGIN = 0.02
+STAGES = ("generate", "assemble", "train", "evaluate")
+"""Of each run; one report shows them all."""
 
 
 def demo(
@@ -54,9 +56,9 @@ def demo(
     for seed in range(seeds):
         for name in RUNS:
             config = run_config(name, output_dir, quick=quick, seed=seed)
-            say(f"{config.name}: generate, assemble, train, evaluate, report")
+            say(f"{config.name}: {', '.join(STAGES)}")
             try:
-                pipeline.run(config, done=done)
+                pipeline.run(config, stages=STAGES, done=done)
             except RunFolderError as error:
                 raise RunFolderError(
                     f"{error}\nIf {output_dir} is of another version's demo, delete it, or name another place with "

@@ -7,7 +7,7 @@ from radistill import scoring, stats
 from radistill.demo import LEARNING_RATE, MARGIN, RUNS, run_name
 from radistill.records import BASE
 from radistill.report import collect
-from radistill.report_scores import Result, kept
+from radistill.report_scores import Kept, Result
 from radistill.report_text import interval, number
 from radistill.runs import RunFolder
 
@@ -31,13 +31,14 @@ class Seen:
 
 def seen(folders: Sequence[RunFolder], *, seeds: int) -> Seen:
     """Compute it from the run folders."""
-    found = collect(folders, margin=MARGIN, seed=0).results
+    collected = collect(folders, margin=MARGIN, seed=0)
+    found, left = collected.results, collected.what_is_kept
     measured = {BASE: Measured(skill=_skill(found, BASE), retention=_constant(100.0))}
     for name in RUNS:
         systems = [run_name(name, seed) for seed in range(seeds)]
         measured[name] = Measured(
             skill=stats.mean_of([_skill(found, system) for system in systems]),
-            retention=stats.mean_of([_retention(found, system) for system in systems]),
+            retention=stats.mean_of([_retention(left[system]) for system in systems]),
         )
     return Seen(measured=measured, sentences=sentences(measured))
 
@@ -110,9 +111,8 @@ def _skill(found: Sequence[Result], system: str) -> stats.Resampled:
     return scoring.resampled(result.scored, system=system, metric=result.metrics[0])
 
 
-def _retention(found: Sequence[Result], system: str) -> stats.Resampled:
-    what = kept(found, system=system, margin=MARGIN)
-    assert what is not None and what.retention is not None, "the pocket model has abilities that can be measured"
+def _retention(what: Kept) -> stats.Resampled:
+    assert what.retention is not None, "the pocket model has abilities that can be measured"
     of = what.retention.resampled
     return stats.Resampled(100 * of.value, 100 * of.draws_D)
 

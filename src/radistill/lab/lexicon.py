@@ -73,7 +73,8 @@ valley = val | well = put | wall = mur | roof = tegment | cellar = kel | yard = 
 """,
 }
 _ADJECTIVES = """
-big = grand | small = mal+grand | good = bon | bad = mal+bon | new = nov | ancient = antikv | young = jun | strong = fort
+big = grand | small = mal+grand | good = bon | bad = mal+bon | new = nov | ancient = antikv | young = jun
+strong = fort
 weak = mal+fort | beautiful = bel | ugly = mal+bel | long = long | short = mal+long | warm = varm | cold = mal+varm
 clean = pur | dirty = mal+pur | rich = riĉ | poor = mal+riĉ | happy = feliĉ | unhappy = mal+feliĉ | quick = rapid
 slow = mal+rapid | heavy = pez | light = mal+pez | red = ruĝ | blue = blu | green = verd | yellow = flav | white = blank
@@ -116,7 +117,8 @@ wake/woke = vek | lead/led = gvid | watch = rigard | attack = atak
 sleep/slept = dorm | run/ran = kur | walk = promen | swim/swam = naĝ | sing/sang = kant | dance = danc | laugh = rid
 cry = plor | work = labor | play = lud | sit/sat = sid | stand/stood = star | wait = atend | fall/fell = fal
 jump = salt
-speak/spoke = parol | dream = sonĝ | rest = ripoz | die = mort | travel/travelled = vojaĝ | think/thought = pens | shout = kri
+speak/spoke = parol | dream = sonĝ | rest = ripoz | die = mort | travel/travelled = vojaĝ | think/thought = pens
+shout = kri
 whisper = flustr | tremble = trem | cough = tus | breathe = spir
 """,
 }
