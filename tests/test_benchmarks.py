@@ -11,12 +11,29 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("[a-z
 
 
 def test_there_is_something_to_run() -> None:
-    assert [script.stem for script in SCRIPTS] == ["generate"]
+    assert [script.stem for script in SCRIPTS] == ["generate", "lab_radis"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_the_quick_form_measures_and_writes_its_ratios(script: Path, tmp_path: Path) -> None:
+def test_the_lab_is_measured_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "lab_radis")
+    command = [sys.executable, str(script), "--quick", "--seeds", "1", "--only", "vanilla-0.001"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--output-dir", str(tmp_path / "runs"), "--json", str(tmp_path / "numbers.json")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        numbers = json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8"))
+        assert numbers["vanilla-0.001-seed0"]["skill"]["value"] > numbers["base"]["skill"]["value"]
+        assert "| vanilla-0.001 |" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_form_measures_and_writes_its_ratios(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "generate")
     file = tmp_path / "ratios.json"
     done = subprocess.run(
         [sys.executable, str(script), "--quick", "--json", str(file)], capture_output=True, text=True, check=False

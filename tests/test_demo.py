@@ -102,4 +102,4 @@ def test_the_table_has_a_row_for_the_untouched_model_and_every_run() -> None:
     found = measured(vanilla=(60, 50), vanilla_half_lr=(40, 70), radis=(55, 80))
     rows = table(Seen(measured=found, sentences=sentences(found)))
     assert [row[0] for row in rows] == [BASE, *RUNS]
-    assert [row[2] for row in rows] == ["–", "0.001", "0.0005", "0.001"]
+    assert [row[1] for row in rows] == ["–", "0.001", "0.0005", "0.001"]

@@ -23,9 +23,7 @@ def test_it_is_small_and_holds_nothing_that_runs_code() -> None:
     assert models.resolve("pocket").folder == POCKET
 
 
-def test_it_is_opened_by_its_name_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_opened_by_its_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert models.resolve("pocket").identity == models.fingerprint(POCKET)
 

@@ -77,7 +77,8 @@ def test_an_interrupted_upbringing_goes_on_and_comes_out_the_same(
             raise KeyboardInterrupt
         return train(config, run, **kwargs)  # type: ignore[arg-type]
 
-    train = module.train
+    from radistill.train import train
+
     monkeypatch.setattr(module, "train", stop_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         pretrain(SMALL, tmp_path / "stopped")

@@ -274,7 +274,7 @@ def demo(
     from radistill.terminal_lab import show_demo
 
     folders = run_demo(output_dir, quick=quick, seeds=seeds, say=lambda s: typer.echo(s, err=True), done=_say_outcome)
-    show_demo(seen(folders, seeds=seeds))
+    show_demo(seen(folders, seeds=range(seeds)))
     typer.echo(f"report: {output_dir / 'report.html'}")
 
 

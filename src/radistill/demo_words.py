@@ -29,13 +29,13 @@ class Seen:
     sentences: tuple[str, str, str]
 
 
-def seen(folders: Sequence[RunFolder], *, seeds: int) -> Seen:
-    """Compute it from the run folders."""
+def seen(folders: Sequence[RunFolder], *, seeds: Sequence[int]) -> Seen:
+    """Compute it from the run folders of these seeds."""
     collected = collect(folders, margin=MARGIN, seed=0)
     found, left = collected.results, collected.what_is_kept
     measured = {BASE: Measured(skill=_skill(found, BASE), retention=_constant(100.0))}
     for name in RUNS:
-        systems = [run_name(name, seed) for seed in range(seeds)]
+        systems = [run_name(name, seed) for seed in seeds]
         measured[name] = Measured(
             skill=stats.mean_of([_skill(found, system) for system in systems]),
             retention=stats.mean_of([_retention(left[system]) for system in systems]),
@@ -127,15 +127,14 @@ Row = tuple[str, ...]
 
 
 def table(what: Seen) -> list[Row]:
-    """Rows of text: run, method, learning rate, BLEU, retention, each with its interval."""
+    """Rows of text: run, learning rate, BLEU, retention, each with its interval."""
     rows: list[Row] = []
     for name, one in what.measured.items():
-        method, rate = RUNS.get(name, ("untouched", 0.0))
+        rate = RUNS[name][1] if name in RUNS else 0.0
         skill, left = one.skill.interval(), one.retention.interval()
         rows.append(
             (
                 name,
-                method,
                 f"{rate:g}" if rate else "–",
                 f"{number(skill.value)} {interval(skill.low, skill.high)}",
                 f"{number(left.value)} {interval(left.low, left.high)}" if rate else number(left.value),

@@ -16,6 +16,7 @@ from radistill.report_parts import Part, Piece, Row, Section, Titled, View
 from radistill.report_scores import Kept, Result, of_kind
 from radistill.report_tables import group_name, label_name, metric_name
 from radistill.report_text import count, shorten, spaces_shown, tokens
+from radistill.tasks.base import Kind
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
@@ -198,7 +199,8 @@ def _quoted(path: Path) -> str:
 def _tests(found: Sequence[Result]) -> list[str]:
     """How many test items of what; tests of one kind are counted together, but for the skills."""
     said = [f"{count(_n_items(r.evaluation))} test items of {r.evaluation.name}" for r in of_kind(found, "skill")]
-    for kind, many in (("ability", "abilities"), ("probe", "probes")):
+    plurals: tuple[tuple[Kind, str], ...] = (("ability", "abilities"), ("probe", "probes"))
+    for kind, many in plurals:
         some = of_kind(found, kind)
         items = count(sum(_n_items(r.evaluation) for r in some))
         if some:

@@ -10,21 +10,18 @@ if TYPE_CHECKING:
     from radistill.lab.exam import Exam, Mark
 
 
-NAMES = {"lab_accuracy": "right", "bleu": "BLEU"}
-
-
 def show_exam(found: "Exam") -> None:
     """A model's marks, one line each."""
     table = Table(title="points of 100 on held-out items, 95 % interval", title_justify="left")
-    for name in ("", "score"):
-        table.add_column(name)
+    table.add_column("", no_wrap=True)
+    table.add_column("score", no_wrap=True)
     for name in ("95 %", "n", "chance", "share, %"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("rehearsed")
     for mark in found.abilities:
         table.add_row(*_cells(mark), end_section=mark is found.abilities[-1])
     general = found.general
-    numbers = (f"{general.value:.1f} mean", f"[{general.low:.1f}, {general.high:.1f}]")
+    numbers = (f"{general.value:.1f}", f"[{general.low:.1f}, {general.high:.1f}]")
     table.add_row("general", *numbers, "", "", "", "", end_section=True)
     for mark in found.new_language:
         table.add_row(*_cells(mark))
@@ -41,10 +38,9 @@ def show_demo(what: "Seen") -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table(title="new skill and what is left of the abilities, 95 % interval", title_justify="left")
-    for name in ("run", "method"):
-        table.add_column(name)
+    table.add_column("run", no_wrap=True)
     for name in ("learning rate", "Esperanto, BLEU", "retention, %"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows_of(what):
         table.add_row(*row)
     console.print(table)
@@ -56,7 +52,7 @@ def show_demo(what: "Seen") -> None:
 def _cells(mark: "Mark") -> tuple[str, ...]:
     return (
         mark.name,
-        f"{mark.value:.1f} {NAMES.get(mark.metric, mark.metric)}",
+        f"{mark.value:.1f}{' BLEU' if mark.metric == 'bleu' else ''}",
         f"[{mark.low:.1f}, {mark.high:.1f}]",
         f"{mark.n:,}",
         f"{mark.chance:g}" if mark.share is not None else "",
