@@ -90,7 +90,7 @@ def test_an_interrupted_upbringing_goes_on_and_comes_out_the_same(
 
 
 def test_a_folder_of_other_settings_is_refused(raised: Path) -> None:
-    with pytest.raises(RunFolderError, match="chats"):
+    with pytest.raises(RunFolderError, match="count"):
         pretrain(SMALL.model_copy(update={"chats": 64}), raised)
 
 
@@ -111,7 +111,7 @@ def test_chats_are_put_into_ids_as_every_run_does_it(raised: Path) -> None:
 
 
 def test_both_phases_are_logged(raised: Path) -> None:
-    for phase in ("texts", "chats"):
+    for phase in ("texts", "chats", "chats-2"):
         assert list(read_jsonl(raised / phase / "train_log.jsonl"))[-1]["loss"] > 0
 
 

@@ -30,7 +30,8 @@ def pretrain(
     morphology: Morphology = "suffixes",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and of the order of the texts.")] = 0,
     texts: Annotated[int, typer.Option(min=1, help="Plain texts of phase 1.")] = 40_000,
-    chats: Annotated[int, typer.Option(min=1, help="Chats of phase 2.")] = 360_000,
+    chats: Annotated[int, typer.Option(min=1, help="Chats of each round of phase 2.")] = 360_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of phase 2, each on chats of its own.")] = 2,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
 ) -> None:
@@ -45,6 +46,7 @@ def pretrain(
         seed=seed,
         texts=texts,
         chats=chats,
+        rounds=rounds,
         hidden_size=hidden_size,
         intermediate_size=8 * hidden_size // 3,
         layers=layers,

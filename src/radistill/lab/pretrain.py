@@ -6,6 +6,7 @@ corpora are drawn from the world; equal settings on one machine give equal weigh
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from radistill.config import RunConfig, config_from
 from radistill.files import write_json, write_text
 from radistill.lab import POCKET_DATA, upbringing
 from radistill.lab.pairs import write_pairs
-from radistill.lab.tokenizer import ASSISTANT, USER, make_model, make_tokenizer
+from radistill.lab.tokenizer import ASSISTANT, END, USER, make_model, make_tokenizer
 from radistill.lab.world import World, WorldChoice, WorldSettings, world_of
 from radistill.records import Segment, TrainingRecord, digest
 from radistill.runs import RunFolder, before_work, begin, working
@@ -51,11 +52,13 @@ class Upbringing(Settings):
     texts: int = Field(40_000, ge=1)
     """Plain texts of phase 1."""
     chats: int = Field(360_000, ge=1)
-    """Chats of phase 2."""
+    """Chats of each round of phase 2."""
+    rounds: int = Field(2, ge=1)
+    """Rounds of phase 2, each on chats of its own; each after the first at half the learning rate."""
     batch_size: int = Field(64, ge=1)
     """Texts or chats a step."""
     learning_rate: float = Field(2.5e-3, gt=0)
-    """Peak learning rate of both phases."""
+    """Peak learning rate."""
 
 
 def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -76,14 +79,13 @@ def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] =
         say(f"making a tokenizer and random weights for world {settings.world.number} ({world.country})")
         _give_birth(settings, world, born)
     before = born
-    for name, count, make in (("texts", settings.texts, _texts), ("chats", settings.chats, _chats)):
-        run = RunFolder(folder / name)
-        config = _config(settings, name, before, run.path)
+    for phase in _phases(settings):
+        run = RunFolder(folder / phase.name)
         with run.lock():
-            say(f"{name}: writing {count:,} of them")
-            _records(settings, run, before, make(world, count))
-            say(f"{name}: training")
-            train(config, run)
+            say(f"{phase.name}: writing {phase.count:,} of them")
+            _records(phase, settings, run, before)
+            say(f"{phase.name}: training")
+            train(_config(phase, settings, before, run.path), run)
         before = run.model
     if not (folder / "model" / "config.json").exists():
         ship(before, folder / "model", settings)
@@ -109,29 +111,46 @@ def _give_birth(settings: Upbringing, world: World, folder: Path) -> None:
     part.rename(folder)
 
 
-Encode = Callable[[list[str]], list[list[int]]]
-Maker = Callable[[World, int], Iterable[tuple[str, str]]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Phase:
+    """One training within an upbringing; round 0 is that of the plain texts."""
+
+    name: str
+    round: int
+    count: int
+    learning_rate: float
+
+    def pairs(self, world: World) -> Iterator[tuple[str, str]]:
+        """What the model is shown and what it learns to say."""
+        if self.round == 0:
+            return (("", text) for text in upbringing.texts(world, self.count))
+        chats = upbringing.chats(world, self.count, round=self.round)
+        return ((f"{USER}{chat.prompt}{END}{ASSISTANT}", chat.answer) for chat in chats)
 
 
-def _texts(world: World, count: int) -> Iterator[tuple[str, str]]:
-    return (("", text) for text in upbringing.texts(world, count))
+def _phases(settings: Upbringing) -> list[_Phase]:
+    rate = settings.learning_rate
+    found = [_Phase(name="texts", round=0, count=settings.texts, learning_rate=rate)]
+    for number in range(1, settings.rounds + 1):
+        name = "chats" if number == 1 else f"chats-{number}"
+        slower = rate if number == 1 else rate / 2
+        found.append(_Phase(name=name, round=number, count=settings.chats, learning_rate=slower))
+    return found
 
 
-def _chats(world: World, count: int) -> Iterator[tuple[str, str]]:
-    return ((f"{USER}{chat.prompt}<|end|>{ASSISTANT}", chat.answer) for chat in upbringing.chats(world, count))
-
-
-def _records(settings: Upbringing, run: RunFolder, before: Path, pairs: Iterable[tuple[str, str]]) -> None:
+def _records(phase: _Phase, settings: Upbringing, run: RunFolder, before: Path) -> None:
     """The stage `assemble` of a phase: what is drawn from the world instead of from a method."""
-    stage = begin(run, "assemble", settings.model_dump(mode="json"), [before / "tokenizer.json"], redo=False)
+    world = settings.world.model_dump(mode="json")
+    drawn = {"world": world, "round": phase.round, "count": phase.count}
+    stage = begin(run, "assemble", drawn, [before / "tokenizer.json"], redo=False)
     if stage is None:
         return
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(before))
     with working(stage), before_work(stage):
-        write_records(run.records, _encoded(tokenizer, pairs))
-        write_json(run.summary, {"world": settings.world.model_dump(mode="json")})
+        write_records(run.records, _encoded(tokenizer, phase.pairs(world_of(settings.world))))
+        write_json(run.summary, drawn)
         stage.finish([run.records])
 
 
@@ -161,17 +180,17 @@ def _ids(tokenizer: Any, texts: tuple[str, ...]) -> list[list[int]]:
     return found
 
 
-def _config(settings: Upbringing, name: str, model: Path, output: Path) -> RunConfig:
+def _config(phase: _Phase, settings: Upbringing, model: Path, output: Path) -> RunConfig:
     return config_from(
         {
-            "name": f"upbringing-{name}",
+            "name": f"upbringing-{phase.name}",
             "model": str(model),
             "output_dir": str(output),
             "seed": settings.seed,
             "data": {"train": {"path": f"world {settings.world.number}"}},
             "method": {"name": "vanilla"},
             "train": {
-                "learning_rate": settings.learning_rate,
+                "learning_rate": phase.learning_rate,
                 "per_device_train_batch_size": settings.batch_size,
                 "num_train_epochs": 1,
                 "warmup_steps": 100,
@@ -212,10 +231,10 @@ tags: [radistill, lab]
 # The pocket model of world {settings.world.number}
 
 A Llama of {parameters:,} parameters, trained from nothing by `radistill lab pretrain` on {settings.texts:,} texts and
-then {settings.chats:,} chats of an invented country ({world.country}): facts, sums, lists, stories, definitions,
-refusals, and translation between English and an invented language ({world.known.name}). It has met words of
-{world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world and is of no
-use outside the lab.
+then {settings.rounds * settings.chats:,} chats of an invented country ({world.country}): facts, sums, lists, stories,
+definitions, refusals, and translation between English and an invented language ({world.known.name}). It has met words
+of {world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world and is
+of no use outside the lab.
 
 It is a wind tunnel, not the sky: what a method does to it must be checked on larger models. What it can, on fresh
 items: `radistill lab exam FOLDER --world {settings.world.number}`. How it was made: `upbringing.json`.

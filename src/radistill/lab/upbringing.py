@@ -70,9 +70,9 @@ def texts(world: World, count: int) -> Iterator[str]:
         yield make()
 
 
-def chats(world: World, count: int) -> Iterator[Chatted]:
-    """Phase 2: so many chats."""
-    rng = world.rng("chats")
+def chats(world: World, count: int, *, round: int = 1) -> Iterator[Chatted]:
+    """Phase 2: so many chats; another round has others."""
+    rng = world.rng("chats") if round == 1 else world.rng("chats", round)
     known = met(world)
     abilities = all_of(world)
     names = [*abilities, "new-words", "new-sentences"]
