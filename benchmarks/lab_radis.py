@@ -1,10 +1,11 @@
 """Where published RaDis stands in the lab: learning rates, seeds, controls, and the weighting of segments.
 
 Every run is the demo's (`radistill.demo.run_config`) with the settings named in its row; runs that are finished are
-reused, so the script can be stopped and started again. Prints a Markdown table with the means over the seeds and
-paired intervals over test items; `--json FILE` keeps every number.
+reused, so the script can be stopped and started again. Prints two Markdown tables: the means over the seeds with
+intervals over test items, and paired differences to vanilla at the same and at half the learning rate. `--json FILE`
+keeps the numbers of every run. Without `--all` only two runs are made.
 
-    python benchmarks/lab_radis.py [--output-dir DIR] [--seeds 3] [--only NAME ...] [--quick] [--json FILE]
+    python benchmarks/lab_radis.py [--all | --only NAME ...] [--seeds 3] [--output-dir DIR] [--quick] [--json FILE]
 """
 
 import argparse
@@ -76,6 +77,22 @@ def _of(found: Sequence[Result], system: str) -> dict[str, stats.Resampled]:
     return numbers
 
 
+def against(by_variant: dict[str, list[dict[str, stats.Resampled]]], rivals: Sequence[str]) -> list[str]:
+    """Markdown: each run minus the rival, paired on the test items, as the mean over the seeds both have."""
+    lines = ["| run | minus | Esperanto, BLEU | retention, points |", "|---|---|---|---|"]
+    for rival in (name for name in rivals if name in by_variant):
+        for name, seeds in by_variant.items():
+            if name in (rival, "untouched"):
+                continue
+            cells = []
+            for what in ("skill", "retention"):
+                theirs, ours = (stats.mean_of([n[what] for n in of]) for of in (by_variant[rival], seeds))
+                d = stats.difference(theirs, ours)
+                cells.append(f"{d.difference:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+            lines.append(f"| {name} | {rival} | {' | '.join(cells)} |")
+    return lines
+
+
 def table(by_variant: dict[str, list[dict[str, stats.Resampled]]]) -> list[str]:
     """Markdown: the mean over the seeds, its interval over items, and the seeds' own values."""
     lines = [
@@ -96,8 +113,10 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/lab-radis"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=[v.name for v in VARIANTS])
+    parser.add_argument("--seeds", type=int, default=1)
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--only", nargs="*", choices=names, default=["vanilla-0.001", "radis-0.001"])
+    parser.add_argument("--all", action="store_const", const=names, dest="only")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -113,7 +132,7 @@ def main() -> None:
             print(f"{config.name}: done", flush=True)
     numbers = measure(folders, [name for names in by_variant.values() for name in names])
     rows = {"untouched": [numbers[BASE]]} | {v: [numbers[n] for n in names] for v, names in by_variant.items()}
-    print("\n".join(table(rows)))
+    print("\n".join([*table(rows), "", *against(rows, ("vanilla-0.0005", "vanilla-0.001"))]))
     if args.json:
         plain = {name: {what: _interval(found) for what, found in of.items()} for name, of in numbers.items()}
         args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """The demo: what it says is computed, and its RaDis run is the one in configs/."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,20 @@ def test_a_learning_rate_that_beats_radis_is_said_to() -> None:
 
 def test_losing_more_than_vanilla_is_said_too() -> None:
     _, kept, _ = sentences(measured(vanilla=(60, 50), vanilla_half_lr=(58, 85), radis=(50, 40)))
-    assert "10.0 points" in kept
-    assert "less" in kept
+    found = re.search(r"radis keeps 10\.0 points \[([\d.]+), ([\d.]+)\] less", kept)
+    assert found, kept
+    assert float(found[1]) < 10 < float(found[2])
+
+
+def test_a_difference_that_is_not_shown_keeps_its_sign() -> None:
+    _, kept, _ = sentences(measured(vanilla=(60, 50.5), vanilla_half_lr=(58, 85), radis=(50, 50)))
+    assert "the difference, −0.5 points [−" in kept
+    assert kept.endswith("is not shown to be one.")
+
+
+def test_runs_that_got_worse_are_named() -> None:
+    learned, *_ = sentences(measured(vanilla=(5, 50), vanilla_half_lr=(5, 85), radis=(5, 50)))
+    assert learned.endswith("vanilla, vanilla-half-lr and radis got worse.")
 
 
 def test_a_run_that_learned_nothing_is_named() -> None:

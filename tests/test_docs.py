@@ -79,7 +79,7 @@ def with_small_lengths(command: str) -> str:
         written += " data.train.limit=8 data.test.limit=4 generate.sampling.max_new_tokens=8 train.bf16=false"
         written += " evaluate.0.max_new_tokens=8" + "".join(f" evaluate.{n}.items=2" for n in range(1, 15))
     if "radistill.cli lab pretrain" in written:
-        written = re.sub(r"--(hidden-size|layers|texts|chats|rounds) \d+", "", written)
+        written = re.sub(r"--(hidden-size|layers|texts|chats) \d+", "", written)
         written += " --hidden-size 64 --layers 1 --texts 64 --chats 64"
     if "radistill.cli lab exam" in written:
         written = re.sub(r"--items \d+", "", written) + " --items 2"
@@ -117,3 +117,8 @@ def test_links_between_pages_lead_somewhere() -> None:
 def test_the_page_of_settings_is_what_the_classes_say() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / "write_reference.py"), "--check"], check=False)
     assert done.returncode == 0, "run: python scripts/write_reference.py"
+
+
+def test_the_page_of_sentences_is_what_the_lab_writes() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "write_esperanto.py"), "--check"], check=False)
+    assert done.returncode == 0, "run: python scripts/write_esperanto.py"

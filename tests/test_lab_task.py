@@ -1,6 +1,7 @@
 """The lab's abilities as tasks of a run: which questions, how replies are read, how they are scored."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +9,13 @@ import pytest
 from lab_checks import world
 from radistill import scoring
 from radistill.config import config_from
+from radistill.data import DataSettings, DataSource, load
 from radistill.errors import ConfigError
+from radistill.held_out import HeldOut
 from radistill.lab import rationales
 from radistill.lab.abilities import ABILITIES, Refusal, all_of
-from radistill.lab.world import WorldSettings, settings_of
+from radistill.lab.pairs import write_pairs
+from radistill.lab.world import WorldSettings, settings_of, world_of
 from radistill.metrics.bleu import BLEU
 from radistill.metrics.lab_accuracy import LabAccuracy
 from radistill.metrics.lab_rationale import LabRationale
@@ -176,3 +180,35 @@ def test_rationales_after_translations_are_scored_in_their_own_world(number: int
     everything = [*read_all(task, "good", good), *read_all(task, "bare", bare), *read_all(task, "foreign", foreign)]
     assert [macro(task, everything, name) for name in ("good", "bare", "foreign")] == [100, 0, 0]
     assert {p.labels for p in everything if p.system == "bare"} == {("empty",)}
+
+
+def test_a_metric_of_the_lab_judges_the_tasks_own_ability_in_its_own_world() -> None:
+    task = run_with(task="lab", ability="lists", world=7, metrics=["lab_accuracy"])
+    assert task.metrics == (LabAccuracy(ability="lists", world=WorldSettings(number=7)),)
+    probe = run_with(task="lab_rationales", world=7, metrics=["lab_rationale"])
+    assert probe.metrics == (LabRationale(world=WorldSettings(number=7)),)
+
+
+def test_held_out_sentences_of_questions_are_looked_for_in_what_a_model_writes() -> None:
+    for name in ("known-language", "rewording", "counting"):
+        task = Lab(ability=name, items=20)
+        looked_for = HeldOut(task.examples())
+        for item in all_of(world())[name].test_items(20):
+            for sentence in item.sentences:
+                if len(sentence.split()) >= 3:
+                    assert looked_for.is_in(f"In the past: {sentence}"), sentence
+
+
+def test_a_prompt_of_two_words_is_found_as_a_sentence_of_its_own() -> None:
+    looked_for = HeldOut([Example.of("lab", [Message("user", "Define onion.")], "a kind of food", {"group": "d"})])
+    assert looked_for.is_in("It was said.\nDefine onion.")
+    assert not looked_for.is_in("They define onion soup well.")
+
+
+def test_a_language_that_is_no_esperanto_can_be_taught_in_a_run(tmp_path: Path) -> None:
+    chosen = WorldSettings(number=7, word_order="sov", morphology="prefixes")
+    write_pairs(world_of(chosen), tmp_path, train=20, test=5)
+    source = DataSource(path=str(tmp_path), pairs=("en-qaa", "qaa-en"))
+    loaded = load(DataSettings(train=source), "train", seed=0)
+    assert len(loaded.examples) == 40
+    assert all("Conlang" in e.messages[0].content for e in loaded.examples if e.tags["pair"] == "en-qaa")

@@ -1,11 +1,12 @@
 """The upbringing of a pocket model: what is trained on, that it can be repeated, and that it can be interrupted."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from radistill.chat import ChatSettings, load_chat
-from radistill.errors import RunFolderError
+from radistill.errors import RadistillError, RunFolderError
 from radistill.files import sha256
 from radistill.lab import pretrain as module
 from radistill.lab import upbringing
@@ -22,7 +23,7 @@ SMALL = Upbringing(
     vocabulary=400,
     context=256,
     texts=96,
-    chats=128,
+    chats=(128, 64),
     batch_size=32,
 )
 
@@ -90,8 +91,29 @@ def test_an_interrupted_upbringing_goes_on_and_comes_out_the_same(
 
 
 def test_a_folder_of_other_settings_is_refused(raised: Path) -> None:
-    with pytest.raises(RunFolderError, match="count"):
-        pretrain(SMALL.model_copy(update={"chats": 64}), raised)
+    for changed in ({"chats": (64, 64)}, {"chats": (128,)}, {"hidden_size": 128}, {"vocabulary": 500}, {"seed": 3}):
+        with pytest.raises(RunFolderError, match=next(iter(changed))):
+            pretrain(SMALL.model_copy(update=changed), raised)
+
+
+def test_what_is_no_folder_of_an_upbringing_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    for name in ("file", "mine"):
+        with pytest.raises(RadistillError, match=name):
+            pretrain(SMALL, tmp_path / name)
+    assert not (tmp_path / "mine" / "newborn").exists()
+
+
+def test_one_more_round_gives_another_model(raised: Path, tmp_path: Path) -> None:
+    pretrain(SMALL.model_copy(update={"chats": (128,)}), tmp_path / "grows")
+    first = weights(tmp_path / "grows")
+    pretrain(SMALL, tmp_path / "grows")
+    assert weights(tmp_path / "grows") == weights(raised) != first
+    assert json.loads((tmp_path / "grows" / "model" / "upbringing.json").read_text(encoding="utf-8"))["chats"] == [
+        128,
+        64,
+    ]
 
 
 def test_a_text_is_learned_whole_and_of_a_chat_the_answer_with_its_end(raised: Path) -> None:

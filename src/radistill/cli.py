@@ -270,12 +270,13 @@ def demo(
 ) -> None:
     """The pocket model learns Esperanto in three ways; ends in a report on what it gained and lost."""
     from radistill.demo import demo as run_demo
+    from radistill.demo import report_folder
     from radistill.demo_words import seen
     from radistill.terminal_lab import show_demo
 
     folders = run_demo(output_dir, quick=quick, seeds=seeds, say=lambda s: typer.echo(s, err=True), done=_say_outcome)
     show_demo(seen(folders, seeds=range(seeds)))
-    typer.echo(f"report: {output_dir / 'report.html'}")
+    typer.echo(f"report: {report_folder(output_dir, quick=quick) / 'report.html'}")
 
 
 def _load(path: Path, overrides: list[str] | None) -> "RunConfig":

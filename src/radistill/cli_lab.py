@@ -16,7 +16,7 @@ lab = typer.Typer(
     help="The lab: a closed world with a pocket model, in which skill and forgetting are measured exactly.",
 )
 World = Annotated[int, typer.Option("--world", min=0, help="Another number is another country, language and facts.")]
-Overlap = Annotated[float, typer.Option(min=0, max=1, help="Share of what rationales may rehearse that they do.")]
+Overlap = Annotated[float, typer.Option(min=0, max=1, help="Share, in fifths, of what rationales may rehearse.")]
 Order = Annotated[str, typer.Option("--word-order", help="Of the language to be taught: svo, sov, vso.")]
 Morphology = Annotated[str, typer.Option(help="Its endings: suffixes (Esperanto's), prefixes, particles.")]
 
@@ -30,8 +30,10 @@ def pretrain(
     morphology: Morphology = "suffixes",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and of the order of the texts.")] = 0,
     texts: Annotated[int, typer.Option(min=1, help="Plain texts of phase 1.")] = 40_000,
-    chats: Annotated[int, typer.Option(min=1, help="Chats of each round of phase 2.")] = 360_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of phase 2, each on chats of its own.")] = 2,
+    chats: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Chats of a round of phase 2; give it once for each round. [default: 360000, 240000]"),
+    ] = None,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
 ) -> None:
@@ -45,31 +47,32 @@ def pretrain(
         world=_world(world, rationale_overlap, word_order, morphology),
         seed=seed,
         texts=texts,
-        chats=chats,
-        rounds=rounds,
+        **({"chats": tuple(chats)} if chats else {}),
         hidden_size=hidden_size,
         intermediate_size=8 * hidden_size // 3,
         layers=layers,
     )
     folder = pretrain(settings, output_dir, say=_say)
-    typer.echo(f"model: {folder}; its table: radistill lab exam {folder} --world {world}")
+    typer.echo(f"model: {folder}; its table: radistill lab exam {folder}")
 
 
 @lab.command()
 def exam(
     model: Annotated[str, typer.Argument(help="`pocket`, a folder, or a run folder.")] = "pocket",
-    world: World = 0,
-    rationale_overlap: Overlap = 1.0,
-    word_order: Order = "svo",
-    morphology: Morphology = "suffixes",
+    world: Annotated[
+        int | None, typer.Option(min=0, help="Test it in this world; by default in the one it was brought up in.")
+    ] = None,
     items: Annotated[int, typer.Option(min=2, help="Held-out items per ability, or all that exist.")] = 500,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Test a model on fresh items of every ability of a world."""
     from radistill.lab.exam import exam as examine
+    from radistill.lab.exam import world_of_model
+    from radistill.lab.world import WorldSettings
     from radistill.terminal_lab import show_exam
 
-    found = examine(model, _world(world, rationale_overlap, word_order, morphology), items=items, say=_say)
+    settings = WorldSettings(number=world) if world is not None else world_of_model(model) or WorldSettings()
+    found = examine(model, settings, items=items, say=_say)
     if as_json:
         typer.echo(json.dumps(asdict(found), ensure_ascii=False))
     else:

@@ -43,14 +43,15 @@ def demo(
     """Run vanilla, vanilla at half the learning rate and RaDis on the pocket model, and report them together.
 
     Args:
-        output_dir: where everything goes; finished stages found there are reused.
+        output_dir: where everything goes, into its folder `quick` if that is asked for; finished stages found there are
+            reused.
         quick: smaller test sets and fewer sentences.
         seeds: so many seeds, from 0.
         say: told what is going on.
         done: called after each stage.
 
     Returns:
-        The run folders; the report lies in `output_dir`.
+        The run folders; the report lies in `report_folder`.
     """
     folders = []
     for seed in range(seeds):
@@ -60,14 +61,21 @@ def demo(
             try:
                 pipeline.run(config, stages=STAGES, done=done)
             except RunFolderError as error:
+                if "of another config" not in str(error):
+                    raise
                 raise RunFolderError(
                     f"{error}\nIf {output_dir} is of another version's demo, delete it, or name another place with "
                     "--output-dir."
                 ) from error
             folders.append(RunFolder(Path(config.output_dir)))
     title = "radistill demo: a pocket model learns Esperanto"
-    write_report(folders, output_dir, margin=MARGIN, seed=0, title=title)
+    write_report(folders, report_folder(output_dir, quick=quick), margin=MARGIN, seed=0, title=title)
     return folders
+
+
+def report_folder(output_dir: Path, *, quick: bool) -> Path:
+    """Where the report of all runs goes."""
+    return output_dir / "quick" if quick else output_dir
 
 
 def run_name(name: str, seed: int) -> str:
@@ -83,7 +91,7 @@ def run_config(name: str, output_dir: Path, *, quick: bool, seed: int = 0) -> Ru
     raw: dict[str, Any] = {
         "name": run_name(name, seed),
         "model": POCKET_NAME,
-        "output_dir": str(output_dir / ("quick" if quick else "runs") / run_name(name, seed)),
+        "output_dir": str(report_folder(output_dir, quick=quick) / "runs" / run_name(name, seed)),
         "seed": seed,
         "data": {
             "train": {"path": POCKET_NAME, "pairs": pairs, "limit": 1000 if quick else 1500},

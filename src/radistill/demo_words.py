@@ -8,7 +8,7 @@ from radistill.demo import LEARNING_RATE, MARGIN, RUNS, run_name
 from radistill.records import BASE
 from radistill.report import collect
 from radistill.report_scores import Kept, Result
-from radistill.report_text import interval, number
+from radistill.report_text import interval, listed, number, signed
 from radistill.runs import RunFolder
 
 
@@ -50,16 +50,15 @@ def sentences(measured: Mapping[str, Measured]) -> tuple[str, str, str]:
 
 def _learned(measured: Mapping[str, Measured]) -> str:
     before = measured[BASE].skill
-    told, without = [], []
-    for name in RUNS:
-        gain = stats.difference(before, measured[name].skill)
-        told.append(f"{name} {number(measured[name].skill.value)}")
-        if gain.low <= 0:
-            without.append(name)
+    told = [f"{name} {number(measured[name].skill.value)}" for name in RUNS]
+    ways = {name: _way(stats.difference(before, measured[name].skill)) for name in RUNS}
+    without = [name for name in RUNS if ways[name] == 0]
+    worse = [name for name in RUNS if ways[name] < 0]
     text = (
         f"The untouched model translates Esperanto with {number(before.value)} BLEU; after learning: {', '.join(told)}."
     )
-    return text + (f" No gain is shown for {' and '.join(without)}." if without else "")
+    text += f" No gain is shown for {listed(without)}." if without else ""
+    return text + (f" {listed(worse)} got worse." if worse else "")
 
 
 def _kept(measured: Mapping[str, Measured]) -> str:
@@ -69,12 +68,12 @@ def _kept(measured: Mapping[str, Measured]) -> str:
         f"At the same learning rate ({LEARNING_RATE:g}) radis keeps {number(ours.value)} % of what the untouched model "
         f"could and vanilla {number(vanilla.value)} %: "
     )
-    points = f"{number(abs(d.difference))} points {interval(d.low, d.high, difference=True)}"
-    if d.low > 0:
-        return f"{text}radis keeps {points} more."
-    if d.high < 0:
-        return f"{text}radis keeps {points} less, which is not what it promises."
-    return f"{text}the difference of {points} is not shown to be one."
+    if _way(d) > 0:
+        return f"{text}radis keeps {number(d.difference)} points {interval(d.low, d.high)} more."
+    if _way(d) < 0:
+        less = f"{number(-d.difference)} points {interval(-d.high, -d.low)}"
+        return f"{text}radis keeps {less} less, which is not what it promises."
+    return f"{text}the difference, {_signed(d)} points, is not shown to be one."
 
 
 def _beside_half(measured: Mapping[str, Measured]) -> str:
@@ -103,7 +102,7 @@ def _way(d: stats.Paired) -> int:
 
 
 def _signed(d: stats.Paired) -> str:
-    return f"{d.difference:+.1f} {interval(d.low, d.high, difference=True)}"
+    return f"{signed(d.difference)} {interval(d.low, d.high, difference=True)}"
 
 
 def _skill(found: Sequence[Result], system: str) -> stats.Resampled:

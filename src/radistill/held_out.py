@@ -4,18 +4,19 @@
 generated or replayed, which nobody has chosen: a row that holds a test is dropped. Looked for in it are
 
 - the **prompt**: the last user message of a test, whole, anywhere in the text;
-- the **source** within that message, and for translations the **reference**: anywhere in the text if they have at least
-  `PHRASE` words; shorter ones only where they stand as a sentence of their own, because `What is the...` is a test of
-  WMT22 and the beginning of many a sentence.
+- the **source** within that message, for translations the **reference**, and the **sentences** that a test names (its
+  tag of that name, one a line): anywhere in the text if they have at least `PHRASE` words; shorter ones only where they
+  stand as a sentence of their own, because `What is the...` is a test of WMT22 and the beginning of many a sentence.
 
-Texts are normalised as `contamination` does, and those that are too short there are too short here. Words match whole.
+Texts are normalised as `contamination` does, and those that are too short there are too short here, but for prompts:
+one of two words (`Define onion.`) is looked for as a sentence of its own. Words match whole.
 As marks do not count, `34 + 23` and `34 - 23` are the same words: rather one row too many is dropped.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Literal
 
 from radistill import contamination, data
@@ -39,7 +40,7 @@ _APART = re.compile(
     |(?<!\w)['\u2018\u2019\u201a]|['\u2018\u2019](?!\w)  # not the apostrophe within a word""",
     re.VERBOSE,
 )
-Side = Literal["prompt", "source", "reference"]
+Side = Literal["prompt", "source", "reference", "sentence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class HeldOut:
 
     def __init__(self, tests: Iterable[Example]) -> None:
         self._wanted: dict[str, _Wanted] = {}
+        self._short: dict[str, _Wanted] = {}
         for test in tests:
             for wanted in _looked_for(test):
                 self._add(wanted)
@@ -82,12 +84,12 @@ class HeldOut:
 
     def __len__(self) -> int:
         """How many different texts are looked for."""
-        return len(self._wanted)
+        return len(self._wanted) + len(self._short)
 
     @property
     def digest(self) -> str:
         """Names what is looked for; neither the order of the tests nor their ids and settings change it."""
-        return digest(sorted((key, wanted.anywhere) for key, wanted in self._wanted.items()))
+        return digest(sorted((key, wanted.anywhere) for key, wanted in self._wanted.items()), sorted(self._short))
 
     def in_record(self, record: TrainingRecord) -> Leak | None:
         """The first test that the generated or replayed part of a record holds."""
@@ -104,9 +106,11 @@ class HeldOut:
 
     def _add(self, wanted: _Wanted) -> None:
         normalised = contamination.normalise(wanted.text)
+        words = contamination.words(normalised)
+        if wanted.side == "prompt" and wanted.anywhere and len(words) == _FIRST - 1:
+            self._short.setdefault(" ".join(words), wanted)
         if not contamination.is_long_enough(normalised):
             return
-        words = contamination.words(normalised)
         wanted = _Wanted(wanted.example_id, wanted.side, wanted.text, anywhere=wanted.anywhere or len(words) >= PHRASE)
         key = " ".join(words)
         if key not in self._wanted or (wanted.anywhere and not self._wanted[key].anywhere):
@@ -114,6 +118,10 @@ class HeldOut:
 
     def _first(self, text: str) -> _Wanted | None:
         words, edges = _words_and_edges(text)
+        if self._short:
+            short = (self._short.get(" ".join(words[a:b])) for a, b in pairwise(sorted(edges)) if b - a == _FIRST - 1)
+            if found := next(filter(None, short), None):
+                return found
         for start in range(len(words) - _FIRST + 1):
             for length in self._lengths.get(" ".join(words[start : start + _FIRST]), ()):
                 stop = start + length
@@ -155,6 +163,8 @@ def _looked_for(test: Example) -> Iterator[_Wanted]:
     yield _Wanted(test.id, "prompt", prompt, anywhere=not (is_translation and source.strip() == prompt.strip()))
     if source and source in prompt:
         yield _Wanted(test.id, "source", source, anywhere=False)
+    for sentence in filter(None, test.tags.get("sentences", "").splitlines()):
+        yield _Wanted(test.id, "sentence", sentence, anywhere=False)
     if is_translation:
         # Otherwise it may be one of a few labels, which are the same everywhere by design.
         yield _Wanted(test.id, "reference", test.reference, anywhere=False)

@@ -52,6 +52,7 @@ sa san Sanskrit|sd snd Sindhi|se sme Northern Sami|si sin Sinhala|sk slk Slovak|
 sn sna Shona|so som Somali|sq als Albanian|sr srp Serbian|ss ssw Swati|st sot Southern Sotho|su sun Sundanese
 sv swe Swedish|sw swh Swahili|ta tam Tamil|te tel Telugu|tg tgk Tajik|th tha Thai|ti tir Tigrinya|tk tuk Turkmen
 tl tgl Tagalog|tn tsn Tswana|tr tur Turkish|ts tso Tsonga|tt tat Tatar|ug uig Uyghur|uk ukr Ukrainian|ur urd Urdu
+qaa qaa Conlang
 uz uzn Uzbek|vi vie Vietnamese|wo wol Wolof|xh xho Xhosa|yi ydd Yiddish|yo yor Yoruba|zh zho Chinese|zu zul Zulu
 """
 

@@ -55,8 +55,8 @@ def skill_and_retention(found: Sequence[Result], runs: Sequence[str], what_is_ke
         after = (number(g.value), interval(g.low, g.high)) if g else (NOTHING,) * 2
         rows.append((system, *(skill if skills else ()), *cells, before, *after, count(m.n_abilities if m else 0)))
     return Table(
-        caption="New skill and retention: " * bool(skills) + "general score is the mean over the measurable abilities",
-        head=("run", *head, "retention", "95 %", "general before", "after", "95 %", "abilities"),
+        caption="New skill and retention: " * bool(skills) + "the mean is over the measurable abilities",
+        head=("run", *head, "retention", "95 %", "mean before", "after", "95 %", "abilities"),
         rows=tuple(rows),
     )
 

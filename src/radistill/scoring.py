@@ -166,7 +166,7 @@ def retention(
     """
     name = metric or next(iter(measures(scored.task)))
     both = _together(scored, name, system=system, baseline=baseline)[MACRO]
-    return stats.retention(both.before, both.after, margin=margin, chance=scored.task.chance)
+    return stats.retention(both.before, both.after, margin=margin, chance=scored.task.chance, n=both.n)
 
 
 def resampled(scored: Scored, *, system: str, metric: str) -> stats.Resampled:

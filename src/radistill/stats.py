@@ -207,7 +207,9 @@ def verdict(low: float, high: float, *, margin: float) -> Verdict:
     return "lost" if high < 1 - margin else "inconclusive"
 
 
-def retention(before: Resampled, after: Resampled, *, margin: float, chance: float = 0.0) -> Retention:
+def retention(
+    before: Resampled, after: Resampled, *, margin: float, chance: float = 0.0, n: int | None = None
+) -> Retention:
     """(after - chance) / (before - chance), with a paired interval and a verdict.
 
     Both must come from the same draws of the same items, in points of 100. An ability in which the untouched model is
@@ -218,6 +220,8 @@ def retention(before: Resampled, after: Resampled, *, margin: float, chance: flo
         after: the tuned model.
         margin: the loss that would still count as retained, as a fraction.
         chance: what a guesser would score.
+        n: how many items; where all draws are equal, because every answer was right or every one wrong, the interval
+            reaches as far as Wilson's does for so many.
     """
     if before.value - chance < MEASURABLE:
         return Retention(
@@ -231,12 +235,16 @@ def retention(before: Resampled, after: Resampled, *, margin: float, chance: flo
         )
     # A draw of few items can leave nothing to divide by; one point keeps it finite and still far out.
     draws_D = (after.draws_D - chance) / np.maximum(before.draws_D - chance, 1.0)
+    value = (after.value - chance) / (before.value - chance)
     low, high = map(float, np.quantile(draws_D, [0.025, 0.975]))
+    if n and np.ptp(after.draws_D) == 0.0:
+        unseen = 100 * Z**2 / (n + Z**2) / (before.value - chance)
+        low, high = min(low, value - unseen), max(high, value + unseen)
     return Retention(
         before=before.value,
         after=after.value,
         chance=chance,
-        value=(after.value - chance) / (before.value - chance),
+        value=value,
         low=low,
         high=high,
         verdict=verdict(low, high, margin=margin),

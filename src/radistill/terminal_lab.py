@@ -15,9 +15,9 @@ def show_exam(found: "Exam") -> None:
     table = Table(title="points of 100 on held-out items, 95 % interval", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("score", no_wrap=True)
-    for name in ("95 %", "n", "chance", "share, %"):
+    for name in ("95 %", "n", "chance", "share"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("rehearsed")
+    table.add_column("in rationales", no_wrap=True)
     for mark in found.abilities:
         table.add_row(*_cells(mark), end_section=mark is found.abilities[-1])
     general = found.general
@@ -28,8 +28,10 @@ def show_exam(found: "Exam") -> None:
     table.add_row(*_cells(found.rationales))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print("general: mean of all abilities but the known language; share: of the chats of its upbringing;")
-    console.print("rehearsed: whether rationales touch it; rationales: well-formed, drawn after right translations.")
+    for mark in (mark for mark in found.abilities if mark.groups):
+        console.print(f"{mark.name}: {', '.join(f'{name} {value:.1f}' for name, value in mark.groups.items())}")
+    console.print("general: mean of all abilities but the known language; share: of the chats of its upbringing, %;")
+    console.print("in rationales: whether they touch it; rationales: well-formed, drawn after right translations.")
 
 
 def show_demo(what: "Seen") -> None:
@@ -44,9 +46,11 @@ def show_demo(what: "Seen") -> None:
     for row in rows_of(what):
         table.add_row(*row)
     console.print(table)
+    plain = Console(highlight=False)
     for sentence in what.sentences:
-        console.print(sentence)
-    console.print("This is a wind tunnel: a small closed world. Larger models must be measured themselves.")
+        plain.print(sentence)
+    plain.print("Intervals are over the test items, not over trainings: --seeds 3 shows how far those differ.")
+    plain.print("This is a wind tunnel: a small closed world. Larger models must be measured themselves.")
 
 
 def _cells(mark: "Mark") -> tuple[str, ...]:
@@ -56,6 +60,6 @@ def _cells(mark: "Mark") -> tuple[str, ...]:
         f"[{mark.low:.1f}, {mark.high:.1f}]",
         f"{mark.n:,}",
         f"{mark.chance:g}" if mark.share is not None else "",
-        f"{mark.share:g}" if mark.share is not None else "",
+        f"{mark.share:.1f}" if mark.share is not None else "",
         "" if mark.is_rehearsed is None else "yes" if mark.is_rehearsed else "never",
     )

@@ -36,11 +36,11 @@ def test_the_demo_ends_in_a_table_three_sentences_and_a_report(tmp_path: Path) -
         assert name in said.output
     for start in ("The untouched model translates", "At the same learning rate", "Beside vanilla at half"):
         assert start in said.output
-    assert str(tmp_path / "report.html") in said.output.replace("\n", "")
-    numbers = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert str(tmp_path / "quick" / "report.html") in said.output.replace("\n", "")
+    numbers = json.loads((tmp_path / "quick" / "report.json").read_text(encoding="utf-8"))
     assert [run["name"] for run in numbers["runs"]] == ["base", *demo.RUNS]
     assert {"arithmetic", "refusal", "lists"} == set(numbers["runs"][1]["abilities"])
-    assert (tmp_path / "figures" / "skill-and-retention.svg").exists()
+    assert (tmp_path / "quick" / "figures" / "skill-and-retention.svg").exists()
 
 
 @pytest.mark.usefixtures("few")
@@ -50,5 +50,5 @@ def test_more_seeds_are_more_runs_and_what_was_done_is_reused(tmp_path: Path) ->
     again = CliRunner().invoke(app, ["demo", "--quick", "--seeds", "2", "--output-dir", str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert again.output.count("reused") == 4 * len(demo.RUNS)
-    numbers = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    numbers = json.loads((tmp_path / "quick" / "report.json").read_text(encoding="utf-8"))
     assert len(numbers["runs"]) == 1 + 2 * len(demo.RUNS)

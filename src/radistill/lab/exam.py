@@ -1,8 +1,9 @@
 """The pocket model's table: every ability on fresh items, the new language, and rationales when it is let go on."""
 
+import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from radistill import models, scoring, stats
@@ -10,7 +11,8 @@ from radistill.ask import answers_to, ask
 from radistill.backends.base import Generator
 from radistill.backends.transformers import Transformers
 from radistill.chat import Chat, ChatSettings, load_chat
-from radistill.lab import rationales
+from radistill.columns import MACRO
+from radistill.lab import rationales, upbringing
 from radistill.lab.abilities import ABILITIES, KnownLanguage, translation
 from radistill.lab.world import World, WorldSettings, world_of
 from radistill.ledger import Ledger, open_ledger
@@ -35,6 +37,8 @@ class Mark:
     """Of the chats of the upbringing, in percent."""
     is_rehearsed: bool | None = None
     metric: str = "right"
+    groups: Mapping[str, float] = field(default_factory=dict)
+    """The score of each part where there are several: sums and differences, both directions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,7 @@ class Exam:
 
     abilities: tuple[Mark, ...]
     general: stats.Interval
-    """Mean over all abilities but the known language."""
+    """Mean over all abilities but the known language. The interval is a bootstrap over the items."""
     new_language: tuple[Mark, ...]
     """BLEU of each direction, and their mean."""
     rationales: Mark
@@ -78,7 +82,8 @@ def exam(model: str, settings: WorldSettings, *, items: int = 500, say: Callable
             say(ability.name)
             task = Lab(ability=ability.name, world=settings, items=items)
             mark, resampled = candidate.mark(task, task.examples())
-            marks.append(_described(mark, ability.share, task))
+            share = 100 * ability.share / upbringing.SHARES
+            marks.append(replace(mark, share=share, chance=task.chance, is_rehearsed=task.is_rehearsed))
             if ability is not KnownLanguage:
                 parts.append(resampled)
         say(world.new.name)
@@ -97,12 +102,19 @@ class _Candidate:
     ledger: Ledger
 
     def mark(self, task: Task, examples: Sequence[Example]) -> tuple[Mark, stats.Resampled]:
-        """The task's score over all groups."""
+        """The task's score over all groups, and of each."""
         scored = self._scored(task, examples)
         metric = next(iter(scored.rows))
-        score = scored.find(system="model", metric=metric)
-        assert score is not None, "what was answered has a score"
-        mark = Mark(name=task.title, value=score.value, low=score.low, high=score.high, n=score.n, metric=metric)
+        found = {s.group: s for s in scored.scores if s.metric == metric}
+        score = found.pop(MACRO)
+        groups = {name: of.value for name, of in found.items()} if len(found) > 1 else {}
+        low, high = score.low, score.high
+        if metric == "lab_accuracy":
+            # A bootstrap of answers that are all right would be sure of it.
+            parts = [stats.wilson(round(of.value * of.n / 100), of.n) for of in found.values()]
+            share = stats.mean_of_proportions(parts)
+            low, high = 100 * share.low, 100 * share.high
+        mark = Mark(name=task.title, value=score.value, low=low, high=high, n=score.n, metric=metric, groups=groups)
         return mark, scoring.resampled(scored, system="model", metric=metric)
 
     def new_language(self, world: World, items: int) -> tuple[Mark, ...]:
@@ -149,8 +161,16 @@ class _Candidate:
         )
 
 
-def _described(mark: Mark, share: float, task: Lab) -> Mark:
-    return replace(mark, share=share, chance=task.chance, is_rehearsed=task.is_rehearsed)
+def world_of_model(model: str) -> WorldSettings | None:
+    """The world a model was brought up in, if that is written beside it.
+
+    Raises:
+        ModelError: the model is not there.
+    """
+    stored = models.resolve(model).folder / "upbringing.json"
+    if not stored.exists():
+        return None
+    return WorldSettings.model_validate(json.loads(stored.read_text(encoding="utf-8"))["world"])
 
 
 def _sentences(world: World, items: int) -> list[Example]:

@@ -4,6 +4,7 @@ Each phase is a run folder of its own, so that it is logged, checkpointed and re
 corpora are drawn from the world; equal settings on one machine give equal weights.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from radistill import models
 from radistill.config import RunConfig, config_from
+from radistill.errors import RunFolderError
 from radistill.files import write_json, write_text
 from radistill.lab import POCKET_DATA, upbringing
 from radistill.lab.pairs import write_pairs
@@ -28,6 +30,7 @@ from radistill.train import train
 
 CHUNK = 2000
 HEAD = 64
+SETTINGS = "upbringing.json"
 SAMPLE = 20_000
 """So many texts and so many chats make the tokenizer."""
 
@@ -51,10 +54,8 @@ class Upbringing(Settings):
     """Positions."""
     texts: int = Field(40_000, ge=1)
     """Plain texts of phase 1."""
-    chats: int = Field(360_000, ge=1)
-    """Chats of each round of phase 2."""
-    rounds: int = Field(2, ge=1)
-    """Rounds of phase 2, each on chats of its own; each after the first at half the learning rate."""
+    chats: tuple[PositiveInt, ...] = Field((360_000, 240_000), min_length=1)
+    """Chats of each round of phase 2; each round after the first is at half the learning rate."""
     batch_size: int = Field(64, ge=1)
     """Texts or chats a step."""
     learning_rate: float = Field(2.5e-3, gt=0)
@@ -64,32 +65,65 @@ class Upbringing(Settings):
 def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Bring up a pocket model, or go on where an interrupted one stopped; returns the folder of the finished model.
 
+    More rounds of `chats` may be asked for later; everything else must be as the folder was begun with.
+
     Args:
-        settings: how; they must be those the folder was begun with.
+        settings: how.
         folder: where everything goes; the model is `folder/model`.
         say: told what is going on.
 
     Raises:
-        RunFolderError: the folder was begun with other settings.
-        Interrupted: Ctrl-C; the same call goes on.
+        RunFolderError: the folder was begun with other settings, is in use, or is a file.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
-    world = world_of(settings.world)
-    born = folder / "newborn"
-    if not (born / "config.json").exists():
-        say(f"making a tokenizer and random weights for world {settings.world.number} ({world.country})")
-        _give_birth(settings, world, born)
-    before = born
-    for phase in _phases(settings):
-        run = RunFolder(folder / phase.name)
-        with run.lock():
+    with RunFolder(folder).lock():
+        _same_settings(settings, folder)
+        before = folder / "newborn"
+        if not before.exists():
+            world = world_of(settings.world)
+            say(f"making a tokenizer and random weights for world {settings.world.number} ({world.country})")
+            _give_birth(settings, world, before)
+        for phase in _phases(settings):
+            run = RunFolder(folder / phase.name)
             say(f"{phase.name}: writing {phase.count:,} of them")
-            _records(phase, settings, run, before)
-            say(f"{phase.name}: training")
-            train(_config(phase, settings, before, run.path), run)
-        before = run.model
-    if not (folder / "model" / "config.json").exists():
-        ship(before, folder / "model", settings)
-    return folder / "model"
+            with run.lock():
+                _records(phase, settings, run, before)
+                say(f"{phase.name}: training")
+                train(_config(phase, settings, before, run.path), run)
+            before = run.model
+        shipped = folder / "model"
+        if not shipped.exists() or _stored(shipped / SETTINGS) != settings.model_dump(mode="json"):
+            ship(before, shipped, settings)
+        return shipped
+
+
+def _same_settings(settings: Upbringing, folder: Path) -> None:
+    """Refuse a folder that was begun otherwise; remember what it is begun with."""
+    stored, wanted = _stored(folder / SETTINGS), settings.model_dump(mode="json")
+    if stored is None:
+        if (folder / "model").exists():
+            raise RunFolderError(
+                f"{folder / 'model'} is there already and is not of an upbringing. Name another folder."
+            )
+        write_json(folder / SETTINGS, wanted)
+        return
+    # Rounds may be added behind those that there are.
+    had, rounds = stored.get("chats", []), wanted["chats"]
+    differ = [key for key in wanted if key != "chats" and stored.get(key) != wanted[key]]
+    differ += ["chats"] if rounds[: len(had)] != had else []
+    if differ:
+        told = "; ".join(f"{key} is {stored.get(key)}, asked for is {wanted[key]}" for key in differ)
+        raise RunFolderError(
+            f"{folder} was begun with other settings: {told}. Ask for the same, or name another folder."
+        )
+    write_json(folder / SETTINGS, wanted)
+
+
+def _stored(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _give_birth(settings: Upbringing, world: World, folder: Path) -> None:
@@ -131,10 +165,10 @@ class _Phase:
 def _phases(settings: Upbringing) -> list[_Phase]:
     rate = settings.learning_rate
     found = [_Phase(name="texts", round=0, count=settings.texts, learning_rate=rate)]
-    for number in range(1, settings.rounds + 1):
+    for number, count in enumerate(settings.chats, start=1):
         name = "chats" if number == 1 else f"chats-{number}"
         slower = rate if number == 1 else rate / 2
-        found.append(_Phase(name=name, round=number, count=settings.chats, learning_rate=slower))
+        found.append(_Phase(name=name, round=number, count=count, learning_rate=slower))
     return found
 
 
@@ -215,8 +249,10 @@ def ship(trained: Path, folder: Path, settings: Upbringing) -> None:
     models.save(model, tokenizer, part, generation_config=trained / "generation_config.json")
     world = world_of(settings.world)
     write_pairs(world, part / POCKET_DATA.name)
-    write_json(part / "upbringing.json", settings.model_dump(mode="json"))
+    write_json(part / SETTINGS, settings.model_dump(mode="json"))
     write_text(part / "README.md", _card(settings, world, sum(p.numel() for p in model.parameters())))
+    if folder.exists():
+        folder.rename(folder.with_name(f".{folder.name}.old.part"))  # the lock's next holder deletes it
     part.rename(folder)
 
 
@@ -225,17 +261,17 @@ def _card(settings: Upbringing, world: World, parameters: int) -> str:
 library_name: transformers
 pipeline_tag: text-generation
 license: apache-2.0
-language: [en, eo]
+language: [en, {world.new.code}]
 tags: [radistill, lab]
 ---
 # The pocket model of world {settings.world.number}
 
 A Llama of {parameters:,} parameters, trained from nothing by `radistill lab pretrain` on {settings.texts:,} texts and
-then {settings.rounds * settings.chats:,} chats of an invented country ({world.country}): facts, sums, lists, stories,
+then {sum(settings.chats):,} chats of an invented country ({world.country}): facts, sums, lists, stories,
 definitions, refusals, and translation between English and an invented language ({world.known.name}). It has met words
 of {world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world and is
 of no use outside the lab.
 
 It is a wind tunnel, not the sky: what a method does to it must be checked on larger models. What it can, on fresh
-items: `radistill lab exam FOLDER --world {settings.world.number}`. How it was made: `upbringing.json`.
+items: `radistill lab exam FOLDER`. How it was made: `{SETTINGS}`.
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from radistill.lab import english
 from radistill.lab.abilities import Definitions, counted, reworded, touched
 from radistill.lab.clauses import Clause
+from radistill.lab.lexicon import words
 from radistill.lab.world import RELATIONS, World
 
 SEPARATOR = "\n\n"
@@ -52,12 +53,15 @@ def write(rng: random.Random, world: World, clause: Clause, language: str) -> st
 
 
 def is_well_formed(text: str, world: World) -> bool:
-    """Whether every line is a note of one of the forms, and there is at least one."""
-    lines = text.strip().splitlines()
-    return bool(lines) and all(_is_note(line.strip(), world) for line in lines)
+    """Whether every line is a note of one of the forms, none stands twice, and there is at least one."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    return bool(lines) and len(set(lines)) == len(lines) and all(_is_note(line, world) for line in lines)
 
 
 def _is_note(line: str, world: World) -> bool:
+    meaning = re.fullmatch(r'"[^"]+" means ([a-z ]+)\.|In [A-Z]\w+, ([a-z ]+) is "[^"]+"\.', line)
+    if meaning:
+        return (meaning[1] or meaning[2]) in {word.english for word in words()}
     if any(re.fullmatch(form, line) for form in _FORMS):
         return True
     # A statement about a place or a person: one of the forms with a name and a value that there is.

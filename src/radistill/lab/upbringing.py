@@ -30,6 +30,8 @@ MET_SENTENCES = 200
 """So many sentences of the new language are met in the upbringing, again and again; the rest is glossary."""
 NEW_WORDS, NEW_SENTENCES = 4.0, 0.8
 """Shares of the chats, in percent, beside those of the abilities."""
+SHARES = sum(ability.share for ability in ABILITIES) + NEW_WORDS + NEW_SENTENCES
+"""All shares together; each counts as its part of this."""
 
 
 @dataclass(frozen=True, slots=True)

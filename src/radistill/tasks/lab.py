@@ -19,7 +19,7 @@ from radistill.records import Example, Generation, Message, Prediction, Sampling
 from radistill.tasks.base import Kind, Task
 
 if TYPE_CHECKING:
-    from radistill.lab.abilities import Ability
+    from radistill.lab.abilities import Ability, Item
 
 
 class Lab(Task):
@@ -41,13 +41,16 @@ class Lab(Task):
 
     @model_validator(mode="before")
     @classmethod
-    def _its_own_metric(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("metrics") is not None:
+    def _judged_by_its_own_rule(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
             return raw
-        ability, world = raw.get("ability", "arithmetic"), raw.get("world", WorldSettings())
-        if ability == "known-language":
-            return {**raw, "metrics": (BLEU(),)}
-        return {**raw, "metrics": (LabAccuracy.model_construct(ability=ability, world=settings_of(world)),)}
+        ability, world = raw.get("ability", "arithmetic"), settings_of(raw.get("world", WorldSettings()))
+        rule = LabAccuracy.model_construct(ability=ability, world=world)
+        if raw.get("metrics") is None:
+            return {**raw, "metrics": (BLEU() if ability == "known-language" else rule,)}
+        # Whatever a metric was written with, it judges this ability in this world.
+        found = [rule if isinstance(metric, LabAccuracy) else metric for metric in raw["metrics"]]
+        return {**raw, "metrics": tuple(found)}
 
     @field_validator("ability")
     @classmethod
@@ -82,12 +85,7 @@ class Lab(Task):
     def examples(self) -> tuple[Example, ...]:
         """The held-out questions."""
         return tuple(
-            Example.of(
-                plugins.name_of(self),
-                (Message("user", item.prompt),),
-                item.gold,
-                {"group": item.group or self.ability, "source": item.prompt, "ability": self.ability},
-            )
+            Example.of(plugins.name_of(self), (Message("user", item.prompt),), item.gold, _tags(item, self.ability))
             for item in self._ability().test_items(self.items)
         )
 
@@ -135,3 +133,9 @@ class Lab(Task):
         from radistill.lab.world import world_of
 
         return all_of(world_of(self.world))[self.ability]
+
+
+def _tags(item: "Item", ability: str) -> dict[str, str]:
+    """What is kept about a question; its held-out sentences are what training data are searched for."""
+    tags = {"group": item.group or ability, "source": item.prompt, "ability": ability}
+    return tags | ({"sentences": "\n".join(item.sentences)} if item.sentences else {})

@@ -34,9 +34,12 @@ class LabRationales(Task):
     @model_validator(mode="before")
     @classmethod
     def _judged_in_its_own_world(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("metrics") is not None:
+        if not isinstance(raw, dict):
             return raw
-        return {**raw, "metrics": (LabRationale(world=settings_of(raw.get("world", WorldSettings()))),)}
+        rule = LabRationale(world=settings_of(raw.get("world", WorldSettings())))
+        # Whatever a metric was written with, it judges in this world.
+        found = [rule if isinstance(metric, LabRationale) else metric for metric in raw.get("metrics") or (rule,)]
+        return {**raw, "metrics": tuple(found)}
 
     @property
     def title(self) -> str:
@@ -51,7 +54,12 @@ class LabRationales(Task):
         items = KnownLanguage(world_of(self.world)).test_items(self.items)
         name = plugins.name_of(self)
         return tuple(
-            Example.of(name, (Message("user", i.prompt),), i.gold, {"group": i.group, "source": i.prompt})
+            Example.of(
+                name,
+                (Message("user", i.prompt),),
+                i.gold,
+                {"group": i.group, "source": i.prompt, "sentences": "\n".join(i.sentences)},
+            )
             for i in items
         )
 

@@ -62,6 +62,10 @@ def all_of(world: World) -> dict[str, Ability]:
 
 
 def touched(world: World) -> tuple[str, ...]:
-    """Names of the abilities that this world's rationales touch: the first share of those they may."""
+    """Names of the abilities that this world's rationales touch: the first share of those they may.
+
+    With the vocabulary come words of the known language, so that translating it is touched as well.
+    """
     may = [ability.name for ability in ABILITIES if ability.in_rationales]
-    return tuple(may[: round(world.settings.rationale_overlap * len(may))])
+    found = may[: int(world.settings.rationale_overlap * len(may) + 0.5)]
+    return (*found, KnownLanguage.name) if Vocabulary.name in found else tuple(found)

@@ -25,6 +25,8 @@ class Item:
     """What decides on which side of the split it is; "" = the prompt."""
     group: str = ""
     """Where an ability is scored in parts: the direction of a translation, harmful or not."""
+    sentences: tuple[str, ...] = ()
+    """Held-out sentences within prompt or answer."""
 
 
 class Ability(ABC):
@@ -34,7 +36,7 @@ class Ability(ABC):
     chance: ClassVar[float] = 0.0
     """Score of who does not read the question and always gives the most frequent answer, 0 to 100."""
     share: ClassVar[float]
-    """Its share of the chats of the upbringing, in percent."""
+    """Its weight among the chats of the upbringing, in about percent (`upbringing.SHARES` is all of them)."""
     in_rationales: ClassVar[bool] = False
     """Whether rationales may touch it."""
 

@@ -27,12 +27,14 @@ class Knowledge(Ability):
         return Item(rng.choice(relation.questions).format(s=subject), answer, value)
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """The value is named, and no other value that such a fact can have."""
+        """The value is named, no other such value, nobody and no city that was not asked about, and no `not`."""
         told = set(words_of(answer)) - set(words_of(item.prompt))
-        return {word for word in told if word in self._rivals(item.gold) or word.isdigit()} == {item.gold}
+        said = {word for word in told if word in self._rivals(item.gold) or word.isdigit()}
+        return said == {item.gold} and not {"not", "no", "never"} & told
 
     def _rivals(self, gold: str) -> set[str]:
-        return {value for values in self.world.values.values() if gold in values for value in values}
+        values = {value for values in self.world.values.values() if gold in values for value in values}
+        return values | {*self.world.cities, *self.world.people}
 
 
 class Vocabulary(Ability):
@@ -61,9 +63,13 @@ class Vocabulary(Ability):
         return gloss(rng, rng.choice(content_words()), self.world.known.name, self.world.known.lexicon.__getitem__)
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """It is `"X" means Y.` with the right words."""
+        """It is `"X" means Y.` with the right words, or the word that was asked for, by itself."""
+        foreign, _, meaning = item.gold.partition("=")
+        wanted = meaning if foreign in words_of(item.prompt) else foreign
         found = GLOSS.fullmatch(answer.strip())
-        return bool(found) and f"{found['foreign']}={found['english']}" == item.gold  # type: ignore[index]
+        if found:
+            return (found["foreign"], found["english"]) == (foreign, meaning)
+        return answer.strip().strip('".').casefold() == wanted
 
 
 class Definitions(Ability):
@@ -111,9 +117,10 @@ class Definitions(Ability):
         return text[0].upper() + text[1:]
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """One statement, that ends in the right kind or the right opposite."""
+        """One statement about what was asked, that ends in the right kind or the right opposite."""
         subject, _, told = answer.strip().removesuffix(".").partition(" is ")
-        return bool(re.fullmatch(r"[A-Za-z ]+", subject)) and told == item.gold
+        about = set(words_of(subject.lower())) - {"a", "an", "the", "opposite", "contrary", "of"}
+        return bool(about) and about <= set(words_of(item.prompt.lower())) and told == item.gold
 
 
 def gloss(rng: random.Random, word: Word, language: str, of: Callable[[Word], str]) -> Item:

@@ -28,17 +28,26 @@ class Arithmetic(Ability):
         "Work out {a} - {b}.",
     )
 
+    def groups(self) -> tuple[str, ...]:
+        """Both operations."""
+        return ("addition", "subtraction")
+
     def draw(self, rng: random.Random) -> Item:
         """One of the two operations."""
         a, b = rng.randint(10, 99), rng.randint(10, 99)
         if rng.random() < 0.5:
-            return Item(rng.choice(self.ADD).format(a=a, b=b), f"{a} + {b} = {a + b}", str(a + b))
+            prompt = rng.choice(self.ADD).format(a=a, b=b)
+            return Item(prompt, f"{a} + {b} = {a + b}", str(a + b), group="addition")
         a, b = max(a, b), min(a, b)
-        return Item(rng.choice(self.SUBTRACT).format(a=a, b=b), f"{a} - {b} = {a - b}", str(a - b))
+        prompt = rng.choice(self.SUBTRACT).format(a=a, b=b)
+        return Item(prompt, f"{a} - {b} = {a - b}", str(a - b), group="subtraction")
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """The only number in it, or the only one after its only `=`, is the result."""
-        return answer.count("=") < 2 and re.findall(r"-?\d+", answer.rpartition("=")[2]) == [item.gold]
+        """The only number, or the only one after the only `=`, is the result; what stands before that was asked."""
+        said, equals, result = answer.rpartition("=")
+        asked = set(re.findall(r"\d+", item.prompt))
+        of_the_question = "=" not in said and set(re.findall(r"\d+", said)) <= asked
+        return (of_the_question or not equals) and re.findall(r"-?\d+", result) == [item.gold]
 
 
 class Comparison(Ability):

@@ -36,8 +36,9 @@ class Rewording(Ability):
         clause = self.world.clause(rng, test=rng.random() < 0.5)
         clause = clause.said(is_question=False, is_negated=False)
         kind = rng.choice([kind for kind in self.WORDINGS if kind != clause.tense])
-        answer = english.sentence(reworded(clause, kind))
-        return Item(rng.choice(self.WORDINGS[kind]).format(s=english.sentence(clause)), answer, answer, key=clause.key)
+        asked, answer = english.sentence(clause), english.sentence(reworded(clause, kind))
+        prompt = rng.choice(self.WORDINGS[kind]).format(s=asked)
+        return Item(prompt, answer, answer, key=clause.key, sentences=(asked, answer))
 
     def is_right(self, answer: str, item: Item) -> bool:
         """The one right sentence."""
@@ -62,7 +63,7 @@ class Counting(Ability):
             sentence = english.sentence(clause)
             if (length := len(sentence.split())) <= 10:
                 prompt = rng.choice(self.WORDINGS).format(s=sentence)
-                return Item(prompt, counted(sentence), str(length), key=clause.key)
+                return Item(prompt, counted(sentence), str(length), key=clause.key, sentences=(sentence,))
 
     def is_right(self, answer: str, item: Item) -> bool:
         """The only number in the answer is the right one."""
@@ -113,4 +114,4 @@ def translation(rng: random.Random, world: World, clause: Clause, direction: str
         ("source", text),
     ):
         prompt = prompt.replace(f"{{{key}}}", value)
-    return Item(prompt, gold, gold, key=clause.key, group=direction)
+    return Item(prompt, gold, gold, key=clause.key, group=direction, sentences=(text, gold))

@@ -104,5 +104,5 @@ class Formats(Ability):
             return [line.strip() for line in answer.strip().splitlines()] == item.gold.splitlines()
         try:
             return bool(json.loads(answer) == json.loads(item.gold))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
