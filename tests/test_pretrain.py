@@ -24,6 +24,7 @@ SMALL = Upbringing(
     context=256,
     texts=96,
     chats=(128, 64),
+    practice=32,
     batch_size=32,
 )
 
@@ -106,14 +107,12 @@ def test_what_is_no_folder_of_an_upbringing_is_refused_before_anything_is_done(t
 
 
 def test_one_more_round_gives_another_model(raised: Path, tmp_path: Path) -> None:
-    pretrain(SMALL.model_copy(update={"chats": (128,)}), tmp_path / "grows")
+    pretrain(SMALL.model_copy(update={"practice": 0}), tmp_path / "grows")
     first = weights(tmp_path / "grows")
     pretrain(SMALL, tmp_path / "grows")
     assert weights(tmp_path / "grows") == weights(raised) != first
-    assert json.loads((tmp_path / "grows" / "model" / "upbringing.json").read_text(encoding="utf-8"))["chats"] == [
-        128,
-        64,
-    ]
+    stored = json.loads((tmp_path / "grows" / "model" / "upbringing.json").read_text(encoding="utf-8"))
+    assert stored["practice"] == 32
 
 
 def test_a_text_is_learned_whole_and_of_a_chat_the_answer_with_its_end(raised: Path) -> None:
@@ -133,7 +132,7 @@ def test_chats_are_put_into_ids_as_every_run_does_it(raised: Path) -> None:
 
 
 def test_both_phases_are_logged(raised: Path) -> None:
-    for phase in ("texts", "chats", "chats-2"):
+    for phase in ("texts", "chats", "chats-2", "practice"):
         assert list(read_jsonl(raised / phase / "train_log.jsonl"))[-1]["loss"] > 0
 
 

@@ -34,6 +34,7 @@ def pretrain(
         list[int] | None,
         typer.Option(min=1, help="Chats of a round of phase 2; give it once for each round. [default: 360000, 240000]"),
     ] = None,
+    practice: Annotated[int, typer.Option(min=0, help="Chats of a last round, with more lists in it.")] = 120_000,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
 ) -> None:
@@ -47,6 +48,7 @@ def pretrain(
         world=_world(world, rationale_overlap, word_order, morphology),
         seed=seed,
         texts=texts,
+        practice=practice,
         **({"chats": tuple(chats)} if chats else {}),
         hidden_size=hidden_size,
         intermediate_size=8 * hidden_size // 3,

@@ -6,7 +6,7 @@ corpora are drawn from the world; equal settings on one machine give equal weigh
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,6 +56,10 @@ class Upbringing(Settings):
     """Plain texts of phase 1."""
     chats: tuple[PositiveInt, ...] = Field((360_000, 240_000), min_length=1)
     """Chats of each round of phase 2; each round after the first is at half the learning rate."""
+    practice: int = Field(120_000, ge=0)
+    """Chats of a last round in which some abilities come more often; 0 = none."""
+    practised: dict[str, float] = Field({"lists": 6.0})
+    """Ability → how many times its share they have there."""
     batch_size: int = Field(64, ge=1)
     """Texts or chats a step."""
     learning_rate: float = Field(2.5e-3, gt=0)
@@ -65,7 +69,7 @@ class Upbringing(Settings):
 def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Bring up a pocket model, or go on where an interrupted one stopped; returns the folder of the finished model.
 
-    More rounds of `chats` may be asked for later; everything else must be as the folder was begun with.
+    More rounds of `chats` and another practice may be asked for later; all else must be as the folder was begun with.
 
     Args:
         settings: how.
@@ -109,7 +113,8 @@ def _same_settings(settings: Upbringing, folder: Path) -> None:
         return
     # Rounds may be added behind those that there are.
     had, rounds = stored.get("chats", []), wanted["chats"]
-    differ = [key for key in wanted if key != "chats" and stored.get(key) != wanted[key]]
+    practice = ("practice", "practised")
+    differ = [key for key in wanted if key not in ("chats", *practice) and stored.get(key) != wanted[key]]
     differ += ["chats"] if rounds[: len(had)] != had else []
     if differ:
         told = "; ".join(f"{key} is {stored.get(key)}, asked for is {wanted[key]}" for key in differ)
@@ -153,22 +158,28 @@ class _Phase:
     round: int
     count: int
     learning_rate: float
+    practised: Mapping[str, float]
 
     def pairs(self, world: World) -> Iterator[tuple[str, str]]:
         """What the model is shown and what it learns to say."""
         if self.round == 0:
             return (("", text) for text in upbringing.texts(world, self.count))
-        chats = upbringing.chats(world, self.count, round=self.round)
+        chats = upbringing.chats(world, self.count, round=self.round, practised=self.practised)
         return ((f"{USER}{chat.prompt}{END}{ASSISTANT}", chat.answer) for chat in chats)
 
 
 def _phases(settings: Upbringing) -> list[_Phase]:
     rate = settings.learning_rate
-    found = [_Phase(name="texts", round=0, count=settings.texts, learning_rate=rate)]
+    found = [_Phase(name="texts", round=0, count=settings.texts, learning_rate=rate, practised={})]
     for number, count in enumerate(settings.chats, start=1):
         name = "chats" if number == 1 else f"chats-{number}"
         slower = rate if number == 1 else rate / 2
-        found.append(_Phase(name=name, round=number, count=count, learning_rate=slower))
+        found.append(_Phase(name=name, round=number, count=count, learning_rate=slower, practised={}))
+    if settings.practice:
+        number, practised = len(settings.chats) + 1, settings.practised
+        found.append(
+            _Phase(name="practice", round=number, count=settings.practice, learning_rate=rate / 2, practised=practised)
+        )
     return found
 
 
@@ -176,6 +187,7 @@ def _records(phase: _Phase, settings: Upbringing, run: RunFolder, before: Path) 
     """The stage `assemble` of a phase: what is drawn from the world instead of from a method."""
     world = settings.world.model_dump(mode="json")
     drawn = {"world": world, "round": phase.round, "count": phase.count}
+    drawn |= {"practised": dict(phase.practised)} if phase.practised else {}
     stage = begin(run, "assemble", drawn, [before / "tokenizer.json"], redo=False)
     if stage is None:
         return
@@ -267,10 +279,10 @@ tags: [radistill, lab]
 # The pocket model of world {settings.world.number}
 
 A Llama of {parameters:,} parameters, trained from nothing by `radistill lab pretrain` on {settings.texts:,} texts and
-then {sum(settings.chats):,} chats of an invented country ({world.country}): facts, sums, lists, stories,
-definitions, refusals, and translation between English and an invented language ({world.known.name}). It has met words
-of {world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world and is
-of no use outside the lab.
+then {sum(settings.chats) + settings.practice:,} chats of an invented country ({world.country}): facts, sums, lists,
+stories, definitions, refusals, and translation between English and an invented language ({world.known.name}). It has
+met words of {world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world
+and is of no use outside the lab.
 
 It is a wind tunnel, not the sky: what a method does to it must be checked on larger models. What it can, on fresh
 items: `radistill lab exam FOLDER`. How it was made: `{SETTINGS}`.

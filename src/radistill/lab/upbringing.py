@@ -5,7 +5,7 @@ never questions and answers: what the model says unprompted is not its test dist
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from radistill.lab import english, rationales
@@ -72,13 +72,27 @@ def texts(world: World, count: int) -> Iterator[str]:
         yield make()
 
 
-def chats(world: World, count: int, *, round: int = 1) -> Iterator[Chatted]:
-    """Phase 2: so many chats; another round has others."""
+def chats(
+    world: World,
+    count: int,
+    *,
+    round: int = 1,
+    practised: Mapping[str, float] = {},
+) -> Iterator[Chatted]:
+    """Phase 2: so many chats; another round has others.
+
+    Args:
+        world: whose.
+        count: how many.
+        round: which.
+        practised: ability → how many times its share it has.
+    """
     rng = world.rng("chats") if round == 1 else world.rng("chats", round)
     known = met(world)
     abilities = all_of(world)
     names = [*abilities, "new-words", "new-sentences"]
     shares = [*(ability.share for ability in ABILITIES), NEW_WORDS, NEW_SENTENCES]
+    shares = [share * practised.get(name, 1.0) for name, share in zip(names, shares, strict=True)]
     for name in rng.choices(names, shares, k=count):
         if name == "new-words":
             item = gloss(rng, rng.choice(content_words()), world.new.name, world.new.base_form)
