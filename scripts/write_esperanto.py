@@ -1,4 +1,4 @@
-"""Write docs/evidence/esperanto.md: the grammar the lab's Esperanto follows, and 100 of its sentences to be looked through.
+"""Write docs/evidence/esperanto.md: the grammar of the lab's Esperanto, and 100 of its sentences to be looked through.
 
 python scripts/write_esperanto.py          # writes the page
 python scripts/write_esperanto.py --check  # fails if the page is not what it would write
@@ -20,7 +20,7 @@ Written by `scripts/write_esperanto.py`; do not edit. The rules are those of Zam
 |---|---|
 | 1 | no indefinite article; the definite one is `la`, whatever the number and case |
 | 2 | nouns end in `-o`, plural `-oj`, the object in `-n` after that (`-on`, `-ojn`) |
-| 3 | adjectives end in `-a` and agree with their noun in number and case (`la bela hundo`, `belajn hundojn`); as predicates in number |
+| 3 | adjectives end in `-a` and agree with their noun in number and case (`belajn hundojn`), as predicates in number |
 | 4 | numerals do not change: `du`, `dek du` (12), `dudek` (20), `cent`, `mil` |
 | 5 | pronouns `mi, vi, li, ŝi, ni, ili`; the lab has them as subjects |
 | 6 | verbs do not change for person or number: present `-as`, past `-is`, future `-os`; `esti` is to be |
@@ -29,9 +29,9 @@ Written by `scripts/write_esperanto.py`; do not edit. The rules are those of Zam
 | 13 | the accusative of direction (`en la domon`) does not occur: every place is where something happens |
 | – | negation: `ne` before the verb; yes-no questions: `ĉu` first, the order unchanged |
 
-Names of people and cities are left as they are. Sentences make grammatical, not worldly, sense. `tests/test_lab_esperanto.py`
-reads a thousand of them by a grammar of its own that knows only endings and word classes, and compares 30 pairs written by
-hand. The first hundred that the pocket model can be taught:
+Names of people and cities are left as they are. Sentences make grammatical, not worldly, sense. A test
+(`tests/test_lab_esperanto.py`) reads generated sentences by a grammar of its own that knows only endings and word classes,
+and compares 30 pairs written by hand. The first hundred that the pocket model can be taught:
 
 | English | Esperanto |
 |---|---|

@@ -26,7 +26,9 @@ def measured(**runs: tuple[float, float]) -> dict[str, Measured]:
     """BLEU and retention by name, `_` for `-`."""
     found = {BASE: (10.0, 100.0), **{name.replace("_", "-"): numbers for name, numbers in runs.items()}}
     return {
-        name: Measured(skill=around(skill, 2 * i), retention=around(left, 2 * i + 1))
+        name: Measured(
+            skill=around(skill, 2 * i), retention=around(left, 2 * i + 1), learning_rate=RUNS[name][1] if i else 0.0
+        )
         for i, (name, (skill, left)) in enumerate(found.items())
     }
 
@@ -80,7 +82,7 @@ def test_losing_more_than_vanilla_is_said_too() -> None:
 
 def test_a_difference_that_is_not_shown_keeps_its_sign() -> None:
     _, kept, _ = sentences(measured(vanilla=(60, 50.5), vanilla_half_lr=(58, 85), radis=(50, 50)))
-    assert "the difference, −0.5 points [−" in kept
+    assert "the difference, −0.5 [−" in kept
     assert kept.endswith("is not shown to be one.")
 
 

@@ -24,7 +24,7 @@ SMALL = Upbringing(
     context=256,
     texts=96,
     chats=(128, 64),
-    practice=32,
+    practice=160,
     batch_size=32,
 )
 
@@ -112,7 +112,7 @@ def test_one_more_round_gives_another_model(raised: Path, tmp_path: Path) -> Non
     pretrain(SMALL, tmp_path / "grows")
     assert weights(tmp_path / "grows") == weights(raised) != first
     stored = json.loads((tmp_path / "grows" / "model" / "upbringing.json").read_text(encoding="utf-8"))
-    assert stored["practice"] == 32
+    assert stored["practice"] == 160
 
 
 def test_a_text_is_learned_whole_and_of_a_chat_the_answer_with_its_end(raised: Path) -> None:

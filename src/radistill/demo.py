@@ -27,6 +27,8 @@ ABILITIES = (
     "knowledge", "vocabulary", "definitions", "rewording", "counting", "arithmetic", "comparison", "lists", "strings",
     "formats", "stories", "refusal", "known-language",
 )  # fmt: skip
+QUICKER = 1.5
+"""So many times the learning rate in the quick form, which has half the steps."""
 MARGIN = 0.02
 STAGES = ("generate", "assemble", "train", "evaluate")
 """Of each run; one report shows them all."""
@@ -86,6 +88,7 @@ def run_name(name: str, seed: int) -> str:
 def run_config(name: str, output_dir: Path, *, quick: bool, seed: int = 0) -> RunConfig:
     """One of the demo's runs."""
     method, learning_rate = RUNS[name]
+    learning_rate *= QUICKER if quick else 1
     pairs = ["en-eo", "eo-en"]
     items = 60 if quick else 200
     raw: dict[str, Any] = {
@@ -94,7 +97,7 @@ def run_config(name: str, output_dir: Path, *, quick: bool, seed: int = 0) -> Ru
         "output_dir": str(report_folder(output_dir, quick=quick) / "runs" / run_name(name, seed)),
         "seed": seed,
         "data": {
-            "train": {"path": POCKET_NAME, "pairs": pairs, "limit": 1000 if quick else 1500},
+            "train": {"path": POCKET_NAME, "pairs": pairs, "limit": 800 if quick else 1500},
             "test": {"path": POCKET_NAME, "pairs": pairs, "limit": items},
         },
         "method": {"name": method},

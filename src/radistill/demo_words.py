@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from radistill import scoring, stats
-from radistill.demo import LEARNING_RATE, MARGIN, RUNS, run_name
+from radistill.demo import MARGIN, RUNS, run_name
 from radistill.records import BASE
 from radistill.report import collect
 from radistill.report_scores import Kept, Result
@@ -18,6 +18,8 @@ class Measured:
 
     skill: stats.Resampled
     retention: stats.Resampled
+    learning_rate: float = 0.0
+    """0 for the untouched model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +35,14 @@ def seen(folders: Sequence[RunFolder], *, seeds: Sequence[int]) -> Seen:
     """Compute it from the run folders of these seeds."""
     collected = collect(folders, margin=MARGIN, seed=0)
     found, left = collected.results, collected.what_is_kept
+    rates = {run.name: float(run.config["train"]["learning_rate"]) for run in collected.runs}
     measured = {BASE: Measured(skill=_skill(found, BASE), retention=_constant(100.0))}
     for name in RUNS:
         systems = [run_name(name, seed) for seed in seeds]
         measured[name] = Measured(
             skill=stats.mean_of([_skill(found, system) for system in systems]),
             retention=stats.mean_of([_retention(left[system]) for system in systems]),
+            learning_rate=rates[systems[0]],
         )
     return Seen(measured=measured, sentences=sentences(measured))
 
@@ -64,9 +68,10 @@ def _learned(measured: Mapping[str, Measured]) -> str:
 def _kept(measured: Mapping[str, Measured]) -> str:
     ours, vanilla = measured["radis"].retention, measured["vanilla"].retention
     d = stats.difference(vanilla, ours)
+    rate = f"{measured['radis'].learning_rate:g}"
     text = (
-        f"At the same learning rate ({LEARNING_RATE:g}) radis keeps {number(ours.value)} % of what the untouched model "
-        f"could and vanilla {number(vanilla.value)} %: "
+        f"At the same learning rate ({rate}) radis keeps {number(ours.value)} % of what the untouched model could and "
+        f"vanilla {number(vanilla.value)} %: "
     )
     if _way(d) > 0:
         return f"{text}radis keeps {number(d.difference)} points {interval(d.low, d.high)} more."
@@ -129,7 +134,7 @@ def table(what: Seen) -> list[Row]:
     """Rows of text: run, learning rate, BLEU, retention, each with its interval."""
     rows: list[Row] = []
     for name, one in what.measured.items():
-        rate = RUNS[name][1] if name in RUNS else 0.0
+        rate = one.learning_rate
         skill, left = one.skill.interval(), one.retention.interval()
         rows.append(
             (
