@@ -30,8 +30,8 @@ Written by `scripts/write_esperanto.py`; do not edit. The rules are those of Zam
 | – | negation: `ne` before the verb; yes-no questions: `ĉu` first, the order unchanged |
 
 Names of people and cities are left as they are. Sentences make grammatical, not worldly, sense. A test
-(`tests/test_lab_esperanto.py`) reads generated sentences by a grammar of its own that knows only endings and word classes,
-and compares 30 pairs written by hand. The first hundred that the pocket model can be taught:
+(`tests/test_lab_esperanto.py`) reads generated sentences by a grammar of its own, which knows only endings and word
+classes, and compares 30 pairs written by hand. The first hundred that the pocket model can be taught:
 
 | English | Esperanto |
 |---|---|
