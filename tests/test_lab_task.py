@@ -113,16 +113,15 @@ def test_a_run_file_with_every_ability_names_each_and_is_read_again_as_written()
     assert [task.title for task in tasks] == NAMES
     assert [Lab.model_validate(dict(task)) for task in tasks] == tasks
     assert Counter(task.kind for task in tasks) == {"ability": len(NAMES)}
-    assert [n for n, t in zip(NAMES, tasks, strict=True) if t.is_rehearsed] == [
-        a.name for a in ABILITIES if a.in_rationales
-    ]
+    rehearsed = [name for name, task in zip(NAMES, tasks, strict=True) if task.is_rehearsed]
+    assert rehearsed == [*(a.name for a in ABILITIES if a.in_rationales), "known-language"]
     assert [task.chance for task in tasks] == [a.chance for a in ABILITIES]
 
 
 def test_only_what_the_world_lets_rationales_touch_is_rehearsed() -> None:
     few = WorldSettings(rationale_overlap=0.4)
     rehearsed = [name for name in NAMES if Lab(ability=name, world=few).is_rehearsed]
-    assert rehearsed == ["knowledge", "vocabulary"]
+    assert rehearsed == ["knowledge", "vocabulary", "known-language"]
     assert Lab(ability="refusal").is_rehearsed is False
 
 

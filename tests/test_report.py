@@ -195,7 +195,7 @@ def test_abilities_have_retention_and_a_verdict(tmp_path: Path) -> None:
     numbers, page, _ = report([run], tmp_path / "out", tasks=tasks, examples=0)
     base, tuned = numbers["runs"]
     assert {name: a["verdict"] for name, a in tuned["abilities"].items()} == {
-        "kept": "retained", "lost": "lost", "never": "not measurable",
+        "kept": "inconclusive", "lost": "lost", "never": "not measurable",
     }  # fmt: skip
     lost = tuned["abilities"]["lost"]
     assert lost["retention"] == pytest.approx(lost["value"] / base["abilities"]["lost"]["value"])

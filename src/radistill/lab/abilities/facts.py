@@ -28,7 +28,7 @@ class Knowledge(Ability):
 
     def is_right(self, answer: str, item: Item) -> bool:
         """The value is named, no other such value, nobody and no city that was not asked about, and no `not`."""
-        told = set(words_of(answer)) - set(words_of(item.prompt))
+        told = set(words_of(answer)) - set(words_of(item.prompt.replace("'s", "")))
         said = {word for word in told if word in self._rivals(item.gold) or word.isdigit()}
         return said == {item.gold} and not {"not", "no", "never"} & told
 
@@ -75,7 +75,7 @@ class Vocabulary(Ability):
 class Definitions(Ability):
     """Kinds of things, and opposites."""
 
-    name, share, in_rationales, chance = "definitions", 3.0, True, 25.0
+    name, share, in_rationales = "definitions", 3.0, True
     KINDS: ClassVar[dict[str, str]] = {
         "person": "a person",
         "animal": "an animal",
