@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
 
-from radistill.errors import did_you_mean
+from radistill.lab.abilities import AbilityName
 from radistill.lab.world import WorldChoice, WorldSettings
 from radistill.metrics.base import Metric, Pair
 
@@ -18,22 +17,10 @@ from radistill.metrics.base import Metric, Pair
 class LabAccuracy(Metric):
     """Right answers in percent."""
 
-    ability: str = "arithmetic"
+    ability: AbilityName = "arithmetic"
     """Name of the ability whose rule judges."""
     world: WorldChoice = WorldSettings()
     """The world in which an answer is right or wrong."""
-
-    @field_validator("ability")
-    @classmethod
-    def _exists(cls, ability: str) -> str:
-        from radistill.lab.abilities import ABILITIES
-
-        known = [a.name for a in ABILITIES]
-        if ability not in known:
-            raise ValueError(
-                f"no ability is named {ability!r}; known: {', '.join(known)}.{did_you_mean(ability, known)}"
-            )
-        return ability
 
     def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:  # noqa: ARG002 - rules know no language
         """Right (0 or 1) and 1 for each answer: shape (N, 2). The reference is what the rule looks for."""

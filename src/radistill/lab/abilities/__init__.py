@@ -4,6 +4,11 @@ Every ability draws items without end from its world. A prompt (wording x item) 
 sentence by the hash of what it says; nothing held out is ever trained on. `is_right` judges an answer by rule.
 """
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from radistill.errors import did_you_mean
 from radistill.lab.abilities.base import Ability, Item
 from radistill.lab.abilities.facts import Definitions, Knowledge, Vocabulary, gloss
 from radistill.lab.abilities.numbers import Arithmetic, Comparison
@@ -16,6 +21,7 @@ from radistill.lab.world import World
 __all__ = [
     "ABILITIES",
     "Ability",
+    "AbilityName",
     "Arithmetic",
     "Comparison",
     "Counting",
@@ -59,6 +65,17 @@ ABILITIES: tuple[type[Ability], ...] = (
 def all_of(world: World) -> dict[str, Ability]:
     """Every ability of the world by name."""
     return {ability.name: ability(world) for ability in ABILITIES}
+
+
+def _known(name: str) -> str:
+    known = [ability.name for ability in ABILITIES]
+    if name not in known:
+        raise ValueError(f"no ability is named {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
+    return name
+
+
+AbilityName = Annotated[str, AfterValidator(_known)]
+"""The name of an ability in a run file."""
 
 
 def touched(world: World) -> tuple[str, ...]:
