@@ -16,7 +16,7 @@ VOWELS = ("a", "e", "i", "o", "u", "ai", "ou")
 CODAS = ("", "", "l", "m", "n", "r", "s", "x")
 ENGLISH = frozenset(
     {"a", "an", "and", "be", "but", "do", "go", "he", "in", "is", "it", "no", "not", "of", "on", "or", "so", "soul"}
-    | {"the", "they", "thou", "to", "us", "was", "we", "who"}
+    | {"am", "are", "did", "does", "were", "will", "the", "they", "thou", "to", "us", "was", "we", "who"}
 )
 """Small English words that a word drawn from syllables may not be."""
 MARKS = ("the", "plural", "object", "present", "past", "future", "not", "question", "be")
@@ -31,10 +31,10 @@ class KnownLanguage:
     marks: Mapping[str, str]
 
     @classmethod
-    def of(cls, seed: int, name: str) -> "KnownLanguage":
-        """The language of that seed."""
+    def of(cls, seed: int, name: str, names: frozenset[str] = frozenset()) -> "KnownLanguage":
+        """The language of that seed, none of whose words is an English one or one of the names, in small letters."""
         rng = random.Random(seed)
-        taken = {word.english for word in words()} | ENGLISH
+        taken = {word.english for word in words()} | ENGLISH | names
         marks = {mark: _new(rng, taken, 1) for mark in MARKS}
         return cls(name, {word: _new(rng, taken, 2) for word in words()}, marks)
 

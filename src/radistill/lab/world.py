@@ -14,10 +14,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from radistill.lab import clauses
+from radistill.lab import clauses, english
 from radistill.lab.clauses import Clause
 from radistill.lab.esperanto import Morphology, NewLanguage, WordOrder
-from radistill.lab.foreign import KnownLanguage, syllables
+from radistill.lab.foreign import ENGLISH, KnownLanguage, syllables
 from radistill.lab.lexicon import Word, of_kind, words
 from radistill.settings import Settings
 
@@ -218,8 +218,6 @@ class World:
     @cached_property
     def translators(self) -> Mapping[str, Callable[[Clause], str]]:
         """Language code or name → what says a clause in it."""
-        from radistill.lab import english
-
         return {english.CODE: english.sentence, self.known.name: self.known.sentence, self.new.code: self.new.sentence}
 
     def about(self, name: str) -> list[str]:
@@ -236,8 +234,7 @@ def world_of(settings: WorldSettings) -> World:
     """The world of these settings; equal settings give equal worlds."""
     seed = settings.number
     rng = random.Random(f"radistill-lab-{seed}")
-    # A city named She or a river named Ten would make sentences that say two things.
-    taken = {word.english.lower() for word in words()}
+    taken = _english_words()
     cities, people = _names(rng, taken, 24, 2), _names(rng, taken, 24, 2)
     rivers, regions = _names(rng, taken, 12, 1), _names(rng, taken, 6, 2)
     (country, language) = _names(rng, taken, 2, 2)
@@ -249,7 +246,8 @@ def world_of(settings: WorldSettings) -> World:
         "home": {person: rng.choice(cities) for person in people},
         "job": {person: rng.choice(JOBS) for person in people},
     }
-    known = KnownLanguage.of(rng.getrandbits(32), language + "ish")
+    names = frozenset(name.lower() for name in (*cities, *people, *rivers, *regions, country))
+    known = KnownLanguage.of(rng.getrandbits(32), language + "ish", names)
     new = NewLanguage(settings.word_order, settings.morphology)
     return World(settings, country, cities, people, facts, known, new)
 
@@ -259,6 +257,13 @@ def content_words() -> tuple[Word, ...]:
     found = of_kind("person", "animal", "food", "thing", "place", "adjective", "verb", "motion", "adverb", "number")
     spelled = Counter(word.english for word in words())
     return tuple(word for word in found if spelled[word.english] == 1)
+
+
+def _english_words() -> set[str]:
+    """What no name may be: a city named She or a river named The would make sentences that say two things."""
+    nouns = {english.plural(word) for word in of_kind("person", "animal", "food", "thing", "place")}
+    verbs = {form for word in of_kind("verb", "motion") for form in (english.past(word), english.third_person(word))}
+    return {word.lower() for word in (*(word.english for word in words()), *nouns, *verbs, *ENGLISH)}
 
 
 def _names(rng: random.Random, taken: set[str], count: int, length: int) -> tuple[str, ...]:
