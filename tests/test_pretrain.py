@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from radistill.chat import ChatSettings, load_chat
+from radistill.config import RunConfig
 from radistill.errors import RadistillError, RunFolderError
 from radistill.files import sha256
 from radistill.lab import pretrain as module
@@ -13,6 +14,7 @@ from radistill.lab import upbringing
 from radistill.lab.pretrain import Upbringing, pretrain
 from radistill.lab.world import WorldSettings, world_of
 from radistill.records import Message
+from radistill.runs import RunFolder
 from radistill.tables import read_jsonl, read_records
 
 SMALL = Upbringing(
@@ -73,11 +75,11 @@ def test_an_interrupted_upbringing_goes_on_and_comes_out_the_same(
 ) -> None:
     phases = []
 
-    def stop_in_the_second(config: object, run: object, **kwargs: object) -> object:
+    def stop_in_the_second(config: RunConfig, run: RunFolder, *, redo: bool = False) -> object:
         phases.append(run)
         if len(phases) == 2:
             raise KeyboardInterrupt
-        return train(config, run, **kwargs)  # type: ignore[arg-type]
+        return train(config, run, redo=redo)
 
     from radistill.train import train
 

@@ -198,6 +198,32 @@ class Prediction:
     """Pathologies: `empty`, `off_target`, `loop`, `copied`, `truncated`, `leaked_rationale`."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        system: str,
+        example: Example,
+        generation: Generation,
+        *,
+        source: str,
+        answer: str,
+        labels: tuple[str, ...],
+    ) -> "Prediction":
+        """What a task has read out of a generation."""
+        return cls(
+            system=system,
+            example_id=example.id,
+            key=generation.key,
+            source=source,
+            reference=example.reference,
+            raw=generation.text,
+            answer=answer,
+            finish_reason=generation.finish_reason,
+            n_tokens=generation.n_tokens,
+            labels=labels,
+            tags=dict(example.tags),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:

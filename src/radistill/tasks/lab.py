@@ -90,19 +90,9 @@ class Lab(Task):
             "leaked_rationale": bool(rest.strip()),
         }
         failed = generation.finish_reason == "error"
-        return Prediction(
-            system=system,
-            example_id=example.id,
-            key=generation.key,
-            source=example.messages[-1].content,
-            reference=example.reference,
-            raw=generation.text,
-            answer=answer.strip(),
-            finish_reason=generation.finish_reason,
-            n_tokens=generation.n_tokens,
-            labels=() if failed else tuple(label for label, holds in tests.items() if holds),
-            tags=dict(example.tags),
-        )
+        labels = () if failed else tuple(label for label, holds in tests.items() if holds)
+        source = example.messages[-1].content
+        return Prediction.of(system, example, generation, source=source, answer=answer.strip(), labels=labels)
 
     def group(self, tags: Mapping[str, str]) -> str:
         """Direction of translation, harmful or harmless, or the ability itself."""

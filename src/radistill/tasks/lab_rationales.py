@@ -70,20 +70,9 @@ class LabRationales(Task):
     def read(self, system: str, example: Example, generation: Generation) -> Prediction:
         """What stands after the first blank line."""
         answer = generation.text.strip().partition("\n\n")[2].strip()
-        failed = generation.finish_reason == "error"
-        return Prediction(
-            system=system,
-            example_id=example.id,
-            key=generation.key,
-            source=example.messages[-1].content,
-            reference=example.reference,
-            raw=generation.text,
-            answer=answer,
-            finish_reason=generation.finish_reason,
-            n_tokens=generation.n_tokens,
-            labels=("empty",) if not answer and not failed else (),
-            tags=dict(example.tags),
-        )
+        labels = ("empty",) if not answer and generation.finish_reason != "error" else ()
+        source = example.messages[-1].content
+        return Prediction.of(system, example, generation, source=source, answer=answer, labels=labels)
 
     def group(self, tags: Mapping[str, str]) -> str:
         """Direction of translation."""

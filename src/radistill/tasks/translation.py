@@ -77,19 +77,7 @@ class Translation(Task):
         source = source_of(example)
         reading = self.cut(generation.text, source)
         labels = self._labels(reading, source, example, generation.finish_reason)
-        return Prediction(
-            system=system,
-            example_id=example.id,
-            key=generation.key,
-            source=source,
-            reference=example.reference,
-            raw=generation.text,
-            answer=reading.answer,
-            finish_reason=generation.finish_reason,
-            n_tokens=generation.n_tokens,
-            labels=labels,
-            tags=dict(example.tags),
-        )
+        return Prediction.of(system, example, generation, source=source, answer=reading.answer, labels=labels)
 
     def cut(self, raw: str, source: str) -> Reading:
         """The answer within a reply to that source, by the rule above."""
