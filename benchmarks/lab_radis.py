@@ -3,9 +3,10 @@
 Every run is the demo's (`radistill.demo.run_config`) with the settings named in its row; runs that are finished are
 reused, so the script can be stopped and started again. Prints two Markdown tables: the means over the seeds with
 intervals over test items, and paired differences to vanilla at the same and at half the learning rate. `--json FILE`
-keeps the numbers of every run. Without `--all` only two runs are made.
+keeps the numbers of every run, `--picture FILE` draws them (SVG). Without `--all` only two runs are made.
 
-    python benchmarks/lab_radis.py [--all | --only NAME ...] [--seeds 3] [--output-dir DIR] [--quick] [--json FILE]
+    python benchmarks/lab_radis.py [--all | --only NAME ...] [--seeds 3] [--output-dir DIR] [--quick]
+        [--json FILE] [--picture FILE]
 """
 
 import argparse
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radistill import pipeline, scoring, stats
+from radistill import pipeline, plots, scoring, stats
 from radistill.config import RunConfig, as_dict, config_from
 from radistill.demo import MARGIN, run_config
+from radistill.plots import Point
 from radistill.records import BASE
 from radistill.report import collect
 from radistill.report_scores import Result
@@ -109,6 +111,19 @@ def table(by_variant: dict[str, list[dict[str, stats.Resampled]]]) -> list[str]:
     return lines
 
 
+def picture(by_variant: dict[str, list[dict[str, stats.Resampled]]]) -> str:
+    """New skill against retention, one point a variant over its seeds, as SVG."""
+    points = []
+    for name, seeds in by_variant.items():
+        if not name.endswith("segments") or name.startswith("radis"):  # vanilla has one origin: the same run
+            y, x = (stats.mean_of([n[what] for n in seeds]).interval() for what in ("skill", "retention"))
+            span = {"x": x.value / 100, "x_low": x.low / 100, "x_high": x.high / 100}
+            points.append(Point(system=name, **span, y=y.value, y_low=y.low, y_high=y.high))
+    title = "What was learned (up) against what was kept (right), one point for each setting, mean of the seeds"
+    drawn = plots.against("radis-in-the-lab", points, title=title, x_unit="retention", y_unit="BLEU, Esperanto")
+    return drawn.svg
+
+
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,6 +134,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_const", const=names, dest="only")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     chosen = [variant for variant in VARIANTS if variant.name in args.only]
     folders: list[RunFolder] = []
@@ -133,6 +149,8 @@ def main() -> None:
     numbers = measure(folders, [name for names in by_variant.values() for name in names])
     rows = {"untouched": [numbers[BASE]]} | {v: [numbers[n] for n in names] for v, names in by_variant.items()}
     print("\n".join([*table(rows), "", *against(rows, ("vanilla-0.0005", "vanilla-0.001"))]))
+    if args.picture:
+        args.picture.write_text(picture(rows), encoding="utf-8")
     if args.json:
         plain = {name: {what: _interval(found) for what, found in of.items()} for name, of in numbers.items()}
         args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
