@@ -5,7 +5,7 @@ reused, so the script can be stopped and started again. Prints two Markdown tabl
 intervals over test items, and paired differences to vanilla at the same and at half the learning rate. `--json FILE`
 keeps the numbers of every run, `--picture FILE` draws them (SVG). Without `--all` only two runs are made.
 
-    python benchmarks/lab_radis.py [--all | --only NAME ...] [--seeds 3] [--output-dir DIR] [--quick]
+    python benchmarks/lab_radis.py [--all | --only NAME ...] [--seeds 3] [--output-dir DIR] [--quick | --tiny]
         [--json FILE] [--picture FILE]
 """
 
@@ -48,7 +48,7 @@ VARIANTS = (
 )
 
 
-def config_of(variant: Variant, output_dir: Path, seed: int, *, quick: bool) -> RunConfig:
+def config_of(variant: Variant, output_dir: Path, seed: int, *, quick: bool, tiny: bool = False) -> RunConfig:
     """The variant's run."""
     raw = as_dict(run_config("radis", output_dir, quick=quick, seed=seed))
     name = f"{variant.name}-seed{seed}"
@@ -56,7 +56,9 @@ def config_of(variant: Variant, output_dir: Path, seed: int, *, quick: bool) -> 
     raw["train"] |= variant.train
     for task in raw["evaluate"]:
         if "items" in task:
-            task["items"] = min(task["items"], 100)
+            task["items"] = 2 if tiny else min(task["items"], 100)
+    if tiny:
+        raw["data"]["train"]["limit"], raw["data"]["test"]["limit"] = 16, 4
     return config_from(raw)
 
 
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=names, default=["vanilla-0.001", "radis-0.001"])
     parser.add_argument("--all", action="store_const", const=names, dest="only")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="16 sentences, 2 items a task: to see that it runs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
@@ -141,7 +144,7 @@ def main() -> None:
     by_variant: dict[str, list[str]] = {}
     for seed in range(args.seeds):
         for variant in chosen:
-            config = config_of(variant, args.output_dir, seed, quick=args.quick)
+            config = config_of(variant, args.output_dir, seed, quick=args.quick, tiny=args.tiny)
             pipeline.run(config, stages=STAGES)
             folders.append(RunFolder(Path(config.output_dir)))
             by_variant.setdefault(variant.name, []).append(config.name)

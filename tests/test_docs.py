@@ -83,6 +83,9 @@ def with_small_lengths(command: str) -> str:
         written += " --hidden-size 64 --layers 1 --texts 64 --chats 64 --practice 0"
     if "radistill.cli lab exam" in written:
         written = re.sub(r"--items \d+", "", written) + " --items 2"
+    if written.startswith("python benchmarks/lab_"):
+        written = written.replace("python benchmarks/", f"{shlex.quote(sys.executable)} {ROOT}/benchmarks/")
+        written = written.replace("--all --seeds 3", "--only vanilla-0.001 --tiny")
     if "radistill.cli chat" in written:
         written += " --max-new-tokens 8"
     return written
