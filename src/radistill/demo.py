@@ -27,8 +27,8 @@ ABILITIES = (
     "knowledge", "vocabulary", "definitions", "rewording", "counting", "arithmetic", "comparison", "lists", "strings",
     "formats", "stories", "refusal", "known-language",
 )  # fmt: skip
-QUICKER = 1.5
-"""So many times the learning rate in the quick form, which sees half the sentences."""
+QUICKER = 1.2
+"""So many times the learning rate in the quick form, which sees each sentence less often."""
 MARGIN = 0.02
 STAGES = ("generate", "assemble", "train", "evaluate")
 """Of each run; one report shows them all."""
@@ -90,14 +90,14 @@ def run_config(name: str, output_dir: Path, *, quick: bool, seed: int = 0) -> Ru
     method, learning_rate = RUNS[name]
     learning_rate *= QUICKER if quick else 1
     pairs = ["en-eo", "eo-en"]
-    items = 60 if quick else 200
+    items = 50 if quick else 200
     raw: dict[str, Any] = {
         "name": run_name(name, seed),
         "model": POCKET_NAME,
         "output_dir": str(report_folder(output_dir, quick=quick) / "runs" / run_name(name, seed)),
         "seed": seed,
         "data": {
-            "train": {"path": POCKET_NAME, "pairs": pairs, "limit": 800 if quick else 1500},
+            "train": {"path": POCKET_NAME, "pairs": pairs, "limit": 1200 if quick else 1500},
             "test": {"path": POCKET_NAME, "pairs": pairs, "limit": items},
         },
         "method": {"name": method},
@@ -108,8 +108,8 @@ def run_config(name: str, output_dir: Path, *, quick: bool, seed: int = 0) -> Ru
         },
         "train": {
             "learning_rate": learning_rate,
-            "num_train_epochs": 3,
-            # As many steps from half the sentences: fewer steps would learn too little at this rate.
+            # Half as many rows, in as many steps: fewer steps would learn too little at this rate.
+            "num_train_epochs": 2 if quick else 3,
             "per_device_train_batch_size": 8 if quick else 16,
             "bf16": True,
             "lora": None,
