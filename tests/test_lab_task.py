@@ -206,7 +206,7 @@ def test_a_prompt_of_two_words_is_found_as_a_sentence_of_its_own() -> None:
 
 def test_a_language_that_is_no_esperanto_can_be_taught_in_a_run(tmp_path: Path) -> None:
     chosen = WorldSettings(number=7, word_order="sov", morphology="prefixes")
-    write_pairs(world_of(chosen), tmp_path, train=20, test=5)
+    write_pairs(world_of(chosen), tmp_path, train=20, test=5, compare=5)
     source = DataSource(path=str(tmp_path), pairs=("en-qaa", "qaa-en"))
     loaded = load(DataSettings(train=source), "train", seed=0)
     assert len(loaded.examples) == 40

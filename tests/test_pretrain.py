@@ -27,8 +27,12 @@ SMALL = Upbringing(
     texts=96,
     chats=(128, 64),
     practice=160,
+    mixed=65,
     batch_size=32,
 )
+
+
+MIXED = "mixed-after-practice"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,8 +137,26 @@ def test_chats_are_put_into_ids_as_every_run_does_it(raised: Path) -> None:
         assert (*opening.ids, chat.end_id) == record.token_ids
 
 
-def test_both_phases_are_logged(raised: Path) -> None:
-    for phase in ("texts", "chats", "chats-2", "practice"):
+def test_the_last_phase_is_half_chats_and_half_texts_that_begin_after_an_end(raised: Path) -> None:
+    rows = list(read_records(raised / MIXED / "records.parquet"))
+    texts = [row for row in rows if row.texts[0] == "<|end|>"]
+    chats = [row for row in rows if row.texts[0].startswith("<|user|>")]
+    assert (len(texts), len(chats)) == (32, 33)
+    assert rows[0] in chats
+    assert rows[1] in texts
+    world = world_of(SMALL.world)
+    assert [row.texts[1] for row in texts] == list(upbringing.texts(world, 32, round=4))
+    assert not {row.texts[1] for row in texts} & set(upbringing.texts(world, 96))
+    assert all((row.segments[0].weight, row.segments[0].stop) == (0.0, 1) for row in texts)
+
+
+def test_the_card_tells_the_phases(raised: Path) -> None:
+    card = " ".join((raised / "model" / "README.md").read_text(encoding="utf-8").split())
+    assert "on 96 texts, then 352 chats, then 65 of both, of an invented country" in card
+
+
+def test_all_phases_are_logged(raised: Path) -> None:
+    for phase in ("texts", "chats", "chats-2", "practice", MIXED):
         assert list(read_jsonl(raised / phase / "train_log.jsonl"))[-1]["loss"] > 0
 
 

@@ -35,6 +35,7 @@ def pretrain(
         typer.Option(min=1, help="Chats of a round of phase 2; give it once for each round. [default: 360000, 240000]"),
     ] = None,
     practice: Annotated[int, typer.Option(min=0, help="Chats of a last round, with more lists in it.")] = 120_000,
+    mixed: Annotated[int, typer.Option(min=0, help="Texts and chats, half each, of the last phase.")] = 0,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
 ) -> None:
@@ -49,6 +50,7 @@ def pretrain(
         seed=seed,
         texts=texts,
         practice=practice,
+        mixed=mixed,
         **({"chats": tuple(chats)} if chats else {}),
         hidden_size=hidden_size,
         intermediate_size=8 * hidden_size // 3,
@@ -89,12 +91,14 @@ def data(
     morphology: Morphology = "suffixes",
     train: Annotated[int, typer.Option(min=1, help="Sentences to learn from.")] = 3000,
     test: Annotated[int, typer.Option(min=1, help="Held-out sentences in each direction.")] = 400,
+    compare: Annotated[int, typer.Option(min=1, help="Others, to compare methods on: split `compare`.")] = 1350,
 ) -> None:
     """Write a world's sentences in English and its new language as aligned line files."""
     from radistill.lab.pairs import write_pairs
     from radistill.lab.world import world_of
 
-    for path in write_pairs(world_of(_world(world, 1.0, word_order, morphology)), output_dir, train=train, test=test):
+    chosen = world_of(_world(world, 1.0, word_order, morphology))
+    for path in write_pairs(chosen, output_dir, train=train, test=test, compare=compare):
         typer.echo(path)
 
 

@@ -7,25 +7,31 @@ from radistill.lab import english
 from radistill.lab.clauses import Clause
 from radistill.lab.world import World
 
-TRAIN, TEST = 3000, 400
+TRAIN, TEST, COMPARE = 3000, 400, 1350
 
 
-def write_pairs(world: World, folder: Path, *, train: int = TRAIN, test: int = TEST) -> list[Path]:
-    """Write train.en-eo.{en,eo} and, for each direction, test files of sentences held out; returns the files.
+def write_pairs(
+    world: World, folder: Path, *, train: int = TRAIN, test: int = TEST, compare: int = COMPARE
+) -> list[Path]:
+    """Write train.en-eo.{en,eo} and, for each direction, files of sentences held out; returns the files.
 
     Args:
         world: whose sentences; its new language gives the code that stands for `eo`.
         folder: where they go.
         train: so many sentences to learn from.
         test: so many to be tested on in each direction.
+        compare: so many others, of which a comparison of methods takes a part to choose by and the rest to test on.
     """
     code = world.new.code
     taught = _clauses(world, "pairs", train, test=False)
     tested = _clauses(world, "test-pairs", 2 * test, test=True)
+    compared = _clauses(world, "compare-pairs", 2 * compare, test=True)
     parts = {
         f"train.en-{code}": taught,
         f"test.en-{code}": tested[:test],
         f"test.{code}-en": tested[test:],
+        f"compare.en-{code}": compared[:compare],
+        f"compare.{code}-en": compared[compare:],
     }
     written = []
     for name, clauses in parts.items():

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,9 @@ class Upbringing(Settings):
     """Chats of a last round in which some abilities come more often; 0 = none."""
     practised: dict[str, float] = Field({"lists": 6.0})
     """Ability → how many times its share they have there."""
+    mixed: int = Field(0, ge=0)
+    """Rows of the very last phase, half of them texts that begin after the end of another, half chats: so that the
+    model has something to say in an empty context, and has not forgotten how its texts go. 0 = none."""
     batch_size: int = Field(64, ge=1)
     """Texts or chats a step."""
     learning_rate: float = Field(2.5e-3, gt=0)
@@ -69,7 +72,7 @@ class Upbringing(Settings):
 def pretrain(settings: Upbringing, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Bring up a pocket model, or go on where an interrupted one stopped; returns the folder of the finished model.
 
-    More rounds of `chats` and another practice may be asked for later; all else must be as the folder was begun with.
+    More rounds of `chats` and other last phases may be asked for later; all else must be as the folder was begun with.
 
     Args:
         settings: how.
@@ -113,8 +116,8 @@ def _same_settings(settings: Upbringing, folder: Path) -> None:
         return
     # Rounds may be added behind those that there are.
     had, rounds = stored.get("chats", []), wanted["chats"]
-    practice = ("practice", "practised")
-    differ = [key for key in wanted if key not in ("chats", *practice) and stored.get(key) != wanted[key]]
+    last = ("practice", "practised", "mixed")
+    differ = [key for key in wanted if key not in ("chats", *last) and stored.get(key) != wanted[key]]
     differ += ["chats"] if rounds[: len(had)] != had else []
     if differ:
         told = "; ".join(f"{key} is {stored.get(key)}, asked for is {wanted[key]}" for key in differ)
@@ -152,20 +155,27 @@ def _give_birth(settings: Upbringing, world: World, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Phase:
-    """One training within an upbringing; round 0 is that of the plain texts."""
+    """One training within an upbringing; round 0 is that of the plain texts alone."""
 
     name: str
     round: int
     count: int
     learning_rate: float
     practised: Mapping[str, float]
+    is_mixed: bool = False
+    """Half of it are texts."""
 
     def pairs(self, world: World) -> Iterator[tuple[str, str]]:
         """What the model is shown and what it learns to say."""
         if self.round == 0:
             return (("", text) for text in upbringing.texts(world, self.count))
-        chats = upbringing.chats(world, self.count, round=self.round, practised=self.practised)
-        return ((f"{USER}{chat.prompt}{END}{ASSISTANT}", chat.answer) for chat in chats)
+        count = self.count - self.count // 2 if self.is_mixed else self.count
+        chats = upbringing.chats(world, count, round=self.round, practised=self.practised)
+        spoken = ((f"{USER}{chat.prompt}{END}{ASSISTANT}", chat.answer) for chat in chats)
+        if not self.is_mixed:
+            return spoken
+        texts = ((END, text) for text in upbringing.texts(world, self.count // 2, round=self.round))
+        return (pair for both in zip_longest(spoken, texts) for pair in both if pair is not None)
 
 
 def _phases(settings: Upbringing) -> list[_Phase]:
@@ -180,6 +190,10 @@ def _phases(settings: Upbringing) -> list[_Phase]:
         found.append(
             _Phase(name="practice", round=number, count=settings.practice, learning_rate=rate / 2, practised=practised)
         )
+    if settings.mixed:
+        # Named after what it goes on from, so that a phase put in between makes it anew.
+        name, number, count = f"mixed-after-{found[-1].name}", len(settings.chats) + 2, settings.mixed
+        found.append(_Phase(name=name, round=number, count=count, learning_rate=rate / 2, practised={}, is_mixed=True))
     return found
 
 
@@ -188,6 +202,7 @@ def _records(phase: _Phase, settings: Upbringing, run: RunFolder, before: Path) 
     world = settings.world.model_dump(mode="json")
     drawn = {"world": world, "round": phase.round, "count": phase.count}
     drawn |= {"practised": dict(phase.practised)} if phase.practised else {}
+    drawn |= {"mixed": True} if phase.is_mixed else {}
     stage = begin(run, "assemble", drawn, [before / "tokenizer.json"], redo=False)
     if stage is None:
         return
@@ -269,6 +284,7 @@ def ship(trained: Path, folder: Path, settings: Upbringing) -> None:
 
 
 def _card(settings: Upbringing, world: World, parameters: int) -> str:
+    mixed = f", then {settings.mixed:,} of both" if settings.mixed else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -278,11 +294,11 @@ tags: [radistill, lab]
 ---
 # The pocket model of world {settings.world.number}
 
-A Llama of {parameters:,} parameters, trained from nothing by `radistill lab pretrain` on {settings.texts:,} texts and
-then {sum(settings.chats) + settings.practice:,} chats of an invented country ({world.country}): facts, sums, lists,
-stories, definitions, refusals, and translation between English and an invented language ({world.known.name}). It has
-met words of {world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the real world
-and is of no use outside the lab.
+A Llama of {parameters:,} parameters, trained from nothing by `radistill lab pretrain` on {settings.texts:,} texts,
+then {sum(settings.chats) + settings.practice:,} chats{mixed}, of an invented country ({world.country}): facts, sums,
+lists, stories, definitions, refusals, and translation between English and an invented language ({world.known.name}).
+It has met words of {world.new.name} and hardly any sentence: that is what it can be taught. It knows nothing of the
+real world and is of no use outside the lab.
 
 It is a wind tunnel, not the sky: what a method does to it must be checked on larger models. What it can, on fresh
 items: `radistill lab exam FOLDER`. How it was made: `{SETTINGS}`.

@@ -49,9 +49,9 @@ def met(world: World) -> list[Clause]:
     return [world.clause(rng) for _ in range(MET_SENTENCES)]
 
 
-def texts(world: World, count: int) -> Iterator[str]:
-    """Phase 1: so many plain texts."""
-    rng = world.rng("texts")
+def texts(world: World, count: int, *, round: int = 1) -> Iterator[str]:
+    """So many plain texts; another round has others."""
+    rng = world.rng("texts") if round == 1 else world.rng("texts", round)
     known = met(world)
     kinds: list[tuple[float, Callable[[], str]]] = [
         (14, lambda: _facts(rng, world)),
