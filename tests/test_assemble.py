@@ -16,6 +16,7 @@ from radistill.config import RunConfig, config_from
 from radistill.errors import DataError, RunFolderError
 from radistill.generate import plan
 from radistill.ledger import open_ledger
+from radistill.making import Making
 from radistill.records import Example, Generation, Request, StageRecord, TrainingRecord
 from radistill.runs import RunFolder
 from radistill.speaker import untouched
@@ -60,7 +61,7 @@ def planned(config: RunConfig) -> tuple[tuple[Example, ...], dict[str, Request],
     """The examples, what was asked about each, and the chat."""
     chat = untouched(config).chat
     examples = data.load(config.data, "train", seed=config.seed).examples
-    requests, _ = plan(config, chat, examples)
+    requests, _ = plan(Making(config, chat, examples))
     addressed = [r.addressed_to(f"echo:{EMPTY_SHARE}") for r in requests]
     return examples, {str(r.example_id): r for r in addressed}, chat
 
@@ -104,7 +105,7 @@ def test_shuffled_pairing_learns_anothers_rationale_after_ones_own_reference(raw
     config, _, records = assembled(raw)
     chat = untouched(config).chat
     examples = data.load(config.data, "train", seed=config.seed).examples
-    asked = {str(r.example_id): r.addressed_to("echo:0.0") for r in plan(config, chat, examples)[0]}
+    asked = {str(r.example_id): r.addressed_to("echo:0.0") for r in plan(Making(config, chat, examples))[0]}
     answers = stored(config, asked)
     given = {}
     for record in records:

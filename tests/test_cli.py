@@ -294,6 +294,15 @@ def test_list_and_schema_know_every_plugin() -> None:
     assert json.loads(radistill_command("schema", "report").stdout)["$schema"]
     assert "Did you mean 'report'" in refused("schema", "reprot")
     assert "Did you mean 'methods'" in refused("list", "method")
+    told = json.loads(radistill_command("list", "methods", "--json").stdout)
+    assert [method["name"] for method in told["methods"]] == list(plugins.available("methods"))
+    radis = next(method for method in told["methods"] if method["name"] == "radis")
+    assert radis["ours"] is True
+    assert {k: v for k, v in radis["settings"][0].items() if k != "what"} == {
+        "name": "rationale_weight",
+        "required": False,
+        "default": 1.0,
+    }
 
 
 def test_env_names_versions_and_device() -> None:

@@ -247,7 +247,9 @@ def test_the_schema_refuses_what_an_editor_can_know(mistake: str) -> None:
 def test_an_unknown_schema_is_told_with_the_one_that_was_meant() -> None:
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
     assert schema_of("report")["$schema"] == SCHEMA["$schema"]
-    with pytest.raises(ConfigError, match=r"no schema 'konfig'; known: config, report\. Did you mean 'config'\?"):
+    with pytest.raises(
+        ConfigError, match=r"no schema 'konfig'; known: config, report, compare\. Did you mean 'config'\?"
+    ):
         schema_of("konfig")
 
 

@@ -7,13 +7,17 @@ import pytest
 import yaml
 
 from radistill import data
+from radistill.compare_config import cells_of, load_compare_config
 from radistill.config import RunConfig, as_yaml, load_config
+from radistill.methods._composed import title_of
 from radistill.metrics.bleu import BLEU
 from radistill.metrics.chrf import ChrF
+from radistill.plugins import available
 from radistill.schema import schema_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FILES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+ALL = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+FILES = [path for path in ALL if not path.stem.startswith("compare-")]
 ALMA = {
     "alma-cs-en": {"cs-en": (12_076, 1_448), "en-cs": (12_076, 2_037)},
     "alma-de-en": {"de-en": (14_211, 1_984), "en-de": (14_211, 2_037)},
@@ -30,7 +34,18 @@ def config(name: str) -> RunConfig:
 def test_no_run_file_is_forgotten_or_called_otherwise() -> None:
     assert len(FILES) == 6
     assert {path.stem for path in FILES} == {*ALMA, "lab-esperanto"}
-    assert sorted((REPOSITORY / "configs").rglob("*.y*ml")) == FILES
+    assert {path.stem for path in ALL} - {path.stem for path in FILES} == {"compare-lab"}
+    assert sorted((REPOSITORY / "configs").rglob("*.y*ml")) == ALL
+
+
+def test_the_comparison_of_the_lab_has_every_method_and_a_quick_form() -> None:
+    loaded = load_compare_config(REPOSITORY / "configs" / "compare-lab.yaml")
+    cells = cells_of(loaded)
+    assert {name for cell in cells for name in title_of(cell.config.method).split("+")} == set(available("methods"))
+    assert loaded.seeds == [0, 1, 2, 3, 4]
+    assert len(cells_of(loaded.quickly())) == 5
+    tested = data.load(cells[0].config.data, "test", seed=0).pairs
+    assert all(round(count * (1 - loaded.validation)) >= 1000 for count in tested.values())
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])

@@ -86,6 +86,8 @@ def with_small_lengths(command: str) -> str:
     if written.startswith("python benchmarks/lab_"):
         written = written.replace("python benchmarks/", f"{shlex.quote(sys.executable)} {ROOT}/benchmarks/")
         written = written.replace("--all --seeds 3", "--only vanilla-0.001 --tiny")
+    if "radistill.cli compare" in written and written.endswith("--quick"):
+        written += " quick.methods=[vanilla]"
     if "radistill.cli chat" in written:
         written += " --max-new-tokens 8"
     return written

@@ -7,7 +7,7 @@ import torch
 
 from radistill import losses
 from radistill.losses import ORIGINS
-from radistill.records import Segment
+from radistill.records import Segment, pools
 
 REFERENCE, RATIONALE = ORIGINS.index("reference"), ORIGINS.index("rationale")
 
@@ -85,12 +85,12 @@ def test_a_separator_is_averaged_with_what_follows_and_an_end_with_what_it_close
         Segment("rationale", 6, 9, 0.5),
         Segment("end", 9, 10, 0.5),
     )
-    assert losses.pools(segments) == ["prompt", "reference", "rationale", "rationale", "rationale"]
+    assert pools(segments) == ["prompt", "reference", "rationale", "rationale", "rationale"]
 
 
 def test_the_end_of_a_plain_reference_is_averaged_with_the_reference() -> None:
     segments = (Segment("prompt", 0, 3, 0.0), Segment("reference", 3, 5, 1.0), Segment("end", 5, 6, 1.0))
-    assert losses.pools(segments) == ["prompt", "reference", "reference"]
+    assert pools(segments) == ["prompt", "reference", "reference"]
 
 
 def test_sums_by_origin_are_unweighted_and_count_only_trained_tokens() -> None:

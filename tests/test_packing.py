@@ -12,7 +12,8 @@ from radistill.errors import ModelError
 from radistill.losses import ORIGINS
 from radistill.packing import Collator, Row, pack
 from radistill.records import Segment, TrainingRecord
-from radistill.trainer import logits_at, refuse_contaminated_packing
+from radistill.trainer import refuse_contaminated_packing
+from radistill.training_parts import logits_at
 
 
 def record(ids: list[int], prompt: int, rationale: int = 0, *, weight: float = 1.0) -> TrainingRecord:

@@ -54,7 +54,7 @@ def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[plugin
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a package with entry points: its modules, and lines such as `l2sp = their_methods.l2sp`."""
+    """Install a package with entry points: its modules, and lines such as `l3sp = their_methods.l2sp`."""
 
     def install(group: str, *lines: str, **modules: str) -> None:
         site = tmp_path / "site"
@@ -88,12 +88,12 @@ def test_every_plugin_that_is_available_is_named_after_its_file_and_can_be_loade
 
 
 def test_a_file_put_among_the_methods_is_a_method_with_its_settings(dropped: Callable[..., None]) -> None:
-    dropped("methods", "l2sp", METHOD.format(name="L2SP"))
-    assert "l2sp" in plugins.available("methods")
-    assert plugins.load("methods", "l2sp").__name__ == "L2SP"
+    dropped("methods", "l3sp", METHOD.format(name="L2SP"))
+    assert "l3sp" in plugins.available("methods")
+    assert plugins.load("methods", "l3sp").__name__ == "L2SP"
     raw = {"name": "a", "output_dir": "o", "model": "m", "data": {"train": {"path": "d"}}}
-    config = config_from({**raw, "method": {"name": "l2sp", "strength": 2, "part": {"depth": 3}}})
-    assert as_dict(config)["method"] == {"name": "l2sp", "strength": 2.0, "part": {"depth": 3}}
+    config = config_from({**raw, "method": {"name": "l3sp", "strength": 2, "part": {"depth": 3}}})
+    assert as_dict(config)["method"] == {"name": "l3sp", "strength": 2.0, "part": {"depth": 3}}
     assert config_from(as_dict(config)) == config
 
 

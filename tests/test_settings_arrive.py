@@ -23,7 +23,6 @@ ARRIVE_ELSEWHERE = {
     "trust_remote_code": "whether code is run, not what comes out",
     "generate.ledger": "where generations lie; they are found by key",
     "generate.sampling.seed": "the run's seed is put in its place",
-    "train.labels": "has one value only",
     "train.report_to": "who is told about the training",
     "train.save_steps": "how often it is saved",
     "train.save_total_limit": "how many checkpoints are kept",
@@ -48,7 +47,9 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[s
         return loaded[settings, part]
 
     def require(run: RunFolder, stage: str) -> StageRecord:
-        return StageRecord(stage=stage, status="finished", settings=told.get(stage, {}), facts={"identity": "i"})
+        return StageRecord(
+            stage=stage, status="finished", settings=told.get(stage, {}), facts={"identity": "i", "own": "o"}
+        )
 
     def begin(run: RunFolder, name: str, settings: dict[str, Any], inputs: object, *, redo: bool) -> None:
         told[name] = json.loads(json.dumps(settings, default=str))
@@ -91,6 +92,7 @@ def test_every_setting_arrives_in_a_stage(
         "model": tmp_path / "finer",
         "data.train.path": tmp_path / "elsewhere",
         "data.test.path": tmp_path / "elsewhere",
+        "generate.teacher": tmp_path / "finer",
     }
     lost: list[str] = []
     found: list[str] = []

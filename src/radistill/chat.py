@@ -9,7 +9,6 @@ because templates trim it, and it never guesses: a template that cannot hold the
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ from pydantic import Field, field_validator
 from radistill.errors import ChatTemplateError, RadistillError
 from radistill.records import Message, Span, digest
 from radistill.settings import Settings
+from radistill.text import any_of, nfkc, squeezed
 
 PROBE = "Radistill-probe-7"
 NEUTRAL = "a"
@@ -236,6 +236,15 @@ class Chat:
             text = next((f"{t}{LOST}" for t in shorter if not t.endswith(LOST)), text)
         return text.removeprefix(known)
 
+    def ids_of(self, text: str, *, before: Sequence[int] = (0,)) -> tuple[int, ...]:
+        """Ids of a text that goes on after others, as another model wrote it.
+
+        Raises:
+            RowError: it holds a special token, or does not survive the tokenizer.
+        """
+        self._refuse_special_tokens(text)
+        return tuple(self._anchored(before, text)[0]) if text else ()
+
     def check_rerendering(self, messages: Sequence[Message], answer: str) -> str | None:
         """Whether the template renders the finished conversation as prompt + answer + end-of-turn.
 
@@ -251,7 +260,7 @@ class Chat:
         rendered = self.render(messages, answer=answer)
         if expected == rendered:
             return None
-        if _squeezed(expected) == _squeezed(rendered):
+        if squeezed(expected) == squeezed(rendered):
             return (
                 f"the chat template of {self.name} changes white space in an answer; the ids that are trained on keep "
                 f"it.\n  trained on: {expected!r}\n  rendered:   {rendered!r}"
@@ -284,13 +293,13 @@ class Chat:
     def _added(self) -> re.Pattern[str]:
         """Every token that is read whole; some models' end-of-turn is not marked as special."""
         added = map(str, self.tokenizer.added_tokens_decoder.values())
-        return _any_of({word for word in {*added, *self.tokenizer.all_special_tokens} if word.strip()})
+        return any_of({word for word in {*added, *self.tokenizer.all_special_tokens} if word.strip()})
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
         added = self.tokenizer.added_tokens_decoder.values()
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_id))
-        return _any_of({str(t) for t in added if t.special} | {*self.tokenizer.all_special_tokens, end})
+        return any_of({str(t) for t in added if t.special} | {*self.tokenizer.all_special_tokens, end})
 
     def _refuse_special_tokens(self, text: str) -> None:
         found = self._special.search(text)
@@ -339,15 +348,18 @@ class Chat:
             spelled = self.spell(prompt.ids, ids)
             # Some tokenizers write a blank after a special token, others swallow white space there. That is how the
             # model has always seen its answers, so it is kept.
-            if _nfkc(spelled).lstrip() == _nfkc(body).lstrip():
+            if nfkc(spelled).lstrip() == nfkc(body).lstrip():
                 return ids, starts, spelled
         # The last token of the prompt would merge with the answer's first letters. The prompt's ids are what the
         # model will be given, so they stay, and the answer is tokenized after something it does not merge with.
+        return self._anchored(prompt.ids, body)
+
+    def _anchored(self, before: Sequence[int], body: str) -> tuple[list[int], list[int], str]:
         for anchor in ANCHORS:
             ids, starts = self._encode_with_starts(anchor + body)
             n = next((i for i, start in enumerate(starts) if start >= len(anchor)), len(ids))
-            spelled = self.spell(prompt.ids, ids[n:])
-            if _nfkc(spelled) == _nfkc(body):
+            spelled = self.spell(before, ids[n:])
+            if nfkc(spelled) == nfkc(body):
                 return ids[n:], [start - len(anchor) for start in starts[n:]], spelled
         raise RowError(f"the tokenizer does not give this text back: {body!r} became {spelled!r}")
 
@@ -378,17 +390,3 @@ def load_chat(
         raise ChatTemplateError(f"{stored} is not JSON ({error}); it says where the model stops.") from error
     stop = frozenset([eos] if isinstance(eos, int) else eos or [])
     return Chat(tokenizer=tokenizer, settings=settings, name=shown, extra_stop_ids=stop)
-
-
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds any of the words, the longest first; without words it finds nothing."""
-    ordered = sorted(filter(None, words), key=lambda word: (-len(word), word))
-    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
-
-
-def _nfkc(text: str) -> str:
-    return unicodedata.normalize("NFKC", text)

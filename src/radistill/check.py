@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
 from radistill.generate import plan, rehearse
+from radistill.making import Making
 from radistill.records import Example, Request
 from radistill.runs import RunFolder
 from radistill.speaker import Speaker, untouched
@@ -127,7 +128,11 @@ def _template(config: RunConfig, speaker: Speaker, train: Loaded, found: Finding
 def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings) -> None:
     draw = seeds.generator(config.seed, "check").permutation(len(train.examples))[:SAMPLE]
     sample = [train.examples[i] for i in sorted(draw)]
-    requests, refused = plan(config, speaker.chat, sample)
+    making = Making(config, speaker.chat, sample)
+    requests, refused = plan(making)
+    beside = config.method.plan_more(replace(making.whole, examples=len(train.examples)), [])
+    lost = [file for file in config.method.files() if not file.exists()]
+    found.problems += [f"method: {file} does not exist." for file in lost]
     if refused:
         reason = refused[0]["reason"]
         found.notes.append(f"{len(refused)} of {len(sample)} sampled rows cannot be put into ids: {reason}")
@@ -157,7 +162,15 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
             f"{over} of {len(lengths)} sampled rows leave less than {new} tokens (generate.sampling.max_new_tokens) of "
             f"the {context} that fit; those are cut there, and what is longer is dropped and counted"
         )
-    _cost(config, requests, sample_size=len(sample), total=len(train.examples), lengths=lengths, found=found)
+    _cost(
+        config,
+        requests,
+        sample_size=len(sample),
+        total=len(train.examples),
+        lengths=lengths,
+        beside=beside,
+        found=found,
+    )
 
 
 def _tests(config: RunConfig, test: Loaded | None, found: Findings) -> list[Example]:
@@ -191,11 +204,19 @@ def _histogram(lengths: list[int]) -> dict[str, int]:
 
 
 def _cost(
-    config: RunConfig, requests: list[Request], *, sample_size: int, total: int, lengths: list[int], found: Findings
+    config: RunConfig,
+    requests: list[Request],
+    *,
+    sample_size: int,
+    total: int,
+    lengths: list[int],
+    beside: Sequence[Request],
+    found: Findings,
 ) -> None:
     share = total / max(1, sample_size)
     new = config.generate.sampling.max_new_tokens * config.generate.sampling.n
-    most_written = round(len(requests) * share * new)
+    most_beside = sum(r.sampling.max_new_tokens * r.sampling.n for r in beside)
+    most_written = round(len(requests) * share * new) + most_beside
     batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
     rows = (
         config.train.max_steps * batch if config.train.max_steps > 0 else round(total * config.train.num_train_epochs)
@@ -203,6 +224,7 @@ def _cost(
     read = round(sum(lengths) / max(1, len(lengths)) * total)
     found.facts["cost"] = {
         "requests": round(len(requests) * share),
+        "requests_beside": len(beside),
         "prompt_tokens": read if requests else 0,
         "generated_tokens_at_most": most_written,
         "training_rows": rows,

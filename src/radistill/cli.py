@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radistill import __version__
+from radistill.cli_compare import compare
 from radistill.cli_lab import lab
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
     help="Teach an instruction-tuned LLM a new skill without losing what it already knows (Rationale Distillation).",
 )
 app.add_typer(lab)
+app.command("compare")(compare)
 Config = Annotated[Path, typer.Argument(help="Run file (YAML); `radistill init` writes one.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -234,18 +236,22 @@ def chat(
 @app.command("list")
 def list_plugins(
     kind: Annotated[str | None, typer.Argument(help="methods, backends, metrics or tasks")] = None,
+    as_json: Json = False,
 ) -> None:
     """List what can be named in a run file, with its settings."""
-    from radistill.terminal import show_plugins
+    from radistill.terminal import described_plugins, show_plugins
 
-    show_plugins(kind)
+    if as_json:
+        typer.echo(json.dumps(described_plugins(kind), indent=1, ensure_ascii=False))
+    else:
+        show_plugins(kind)
 
 
 @app.command()
 def schema(
-    of: Annotated[str, typer.Argument(help="config or report")] = "config",
+    of: Annotated[str, typer.Argument(help="config, report or compare")] = "config",
 ) -> None:
-    """Print the JSON schema of the run file (for completion in editors) or of report.json."""
+    """Print the JSON schema of the run file (for completion in editors), of report.json or of compare.json."""
     from radistill.schema import schema_of
 
     typer.echo(json.dumps(schema_of(of), indent=2, ensure_ascii=False))

@@ -6,19 +6,21 @@ their keys are checked like all others. Order of precedence: command line, run f
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
 
 from radistill import plugins, run_file
 from radistill.backends.base import Backend
 from radistill.chat import ChatSettings
 from radistill.data import DataSettings
 from radistill.errors import ConfigError
+from radistill.methods._composed import Composed
 from radistill.methods.base import Method
-from radistill.records import Sampling
+from radistill.records import Labels, Sampling
 from radistill.run_file import Key, Problem, RunFile
 from radistill.settings import Settings
 from radistill.tasks.base import Task
@@ -37,6 +39,12 @@ class GenerateSettings(Settings):
     """How rationales are drawn. Its seed is the run's."""
     ledger: str = Field("runs/ledger", min_length=1)
     """Folder of all generations; may be shared by any number of runs."""
+    teacher: str | None = None
+    """Hub id or folder of another model that writes about the examples; null = the untouched model itself."""
+    keep_tokens: int | None = Field(None, ge=1)
+    """Only the first so many tokens of what was written about an example are trained on, without an end-of-turn."""
+    refresh_every: int | None = Field(None, ge=1)
+    """After every so many optimizer steps the model in training writes anew about every example; null = never."""
 
     @field_validator("ledger")
     @classmethod
@@ -69,8 +77,12 @@ class TrainSettings(Settings):
 
     weighting: Literal["tokens", "segments"] = "tokens"
     """`tokens`: the weighted mean over all trained tokens (the paper); `segments`: each origin averaged by itself."""
-    labels: Literal["hard"] = "hard"
-    """What a rationale token is compared with: the token itself."""
+    labels: Labels = "hard"
+    """What a token that the untouched model wrote is compared with. `hard`: the token itself; `stored`: what that model
+    expected there, from the `label_top_k` most probable tokens and the rest as one; `live`: all it expects, asked again
+    in every step. Soft labels are compared by KL(untouched || model) in nats."""
+    label_top_k: int = Field(64, ge=1)
+    """So many tokens are stored for each soft label."""
     learning_rate: float = Field(1e-4, gt=0)
     """Peak learning rate."""
     num_train_epochs: float = Field(1.0, gt=0)
@@ -141,8 +153,8 @@ class RunConfig(Settings):
     """What is learned, and what it is tested on."""
     chat: ChatSettings = ChatSettings()
     """How conversations are rendered."""
-    method: Method = Field(default_factory=lambda: _plugin("methods", METHOD))
-    """How it is learned: see `radistill list methods`."""
+    method: SerializeAsAny[Method] = Field(default_factory=lambda: _plugin("methods", METHOD))
+    """How it is learned, by one method or a list of several: see `radistill list methods`."""
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
     """Stage 1."""
     train: TrainSettings = TrainSettings()
@@ -202,6 +214,8 @@ def plugin_settings(plugin: BaseModel) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Composed):
+        return [_plain(part) for part in value.parts]
     if isinstance(value, BaseModel):
         fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
         if isinstance(value, Task):
@@ -228,7 +242,8 @@ def _expand(raw: dict[str, Any]) -> dict[str, Any]:
     The defaults are put in before the command line's values, so that `generate.backend.batch_size=8` finds its place.
     """
     raw = dict(raw)
-    raw["method"] = _named(raw.get("method"), METHOD)
+    method = raw.get("method")
+    raw["method"] = [_named(m, METHOD) for m in method] if isinstance(method, list) else _named(method, METHOD)
     generate = raw.get("generate")
     if generate is None or isinstance(generate, dict):
         generate = generate or {}
@@ -254,7 +269,7 @@ def _task(value: Any) -> Any:
 def _build(file: RunFile) -> RunConfig:
     problems = list(file.problems)
     raw = dict(file.raw)
-    raw["method"] = _instance(("method",), "methods", "name", raw["method"], problems)
+    raw["method"] = _method(raw["method"], problems)
     if isinstance(raw.get("generate"), dict):
         backend = _instance(("generate", "backend"), "backends", "name", raw["generate"]["backend"], problems)
         raw["generate"] = {**raw["generate"], "backend": backend}
@@ -286,6 +301,20 @@ def _disagreements(config: RunConfig) -> list[Problem]:
                 Problem(("evaluate", i), f"is the task {title} once more; each has one file of predictions")
             )
     return problems
+
+
+def _method(raw: Any, problems: list[Problem]) -> Any:
+    if not isinstance(raw, list):
+        return _instance(("method",), "methods", "name", raw, problems)
+    parts = [_instance(("method", i), "methods", "name", part, problems) for i, part in enumerate(raw)]
+    if any(part is _failed for part in parts):
+        return _failed
+    if len(parts) == 1:
+        return parts[0]
+    found: list[Problem] = []
+    composed = _validated(Composed, {"parts": parts}, ("method",), found)
+    problems += [replace(problem, key=("method",)) for problem in found]  # `parts` is no word of the run file
+    return composed or _failed
 
 
 class _Failed:

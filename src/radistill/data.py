@@ -71,6 +71,9 @@ class DataSettings(Settings):
     """How parallel text is worded: names of built-in wordings (`alma`) or free text with `{source}`,
     `{source_language}`, `{target_language}`; of several, each example gets one by a seeded draw. Free text without
     languages, as `Summarise: {source}`, words any task. null = all built-in wordings (of translation)."""
+    fraction: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the training examples about which the untouched model writes; the others are trained on their reference
+    alone. A smaller share is a part of a larger one."""
     system: str | None = None
     """System message put first, where a row has none of its own."""
     allow_contamination: bool = False

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -110,7 +110,7 @@ class Ledger:
         with writing_into(self.path):
             file = self._shard()
             start = file.tell()
-            lines = [json_line(asdict(generation), separators=(",", ":")) for generation in generations]
+            lines = [json_line(_row(generation), separators=(",", ":")) for generation in generations]
             block = b"".join(lines)
             commit = json.dumps({"commit": len(lines), "crc32": zlib.crc32(block)}).encode() + b"\n"
             try:
@@ -248,8 +248,18 @@ def _block(lines: Sequence[tuple[bytes, int]], commit: Any) -> list[tuple[Genera
     return [(_generation(line), start) for line, start in block]
 
 
+def _row(generation: Generation) -> dict[str, Any]:
+    row = asdict(replace(generation, logprobs=None))
+    del row["logprobs"]
+    return row if generation.logprobs is None else {**row, "logprobs": generation.logprobs.as_plain()}
+
+
 def _generation(line: bytes) -> Generation:
     row = json.loads(line)
+    if "logprobs" in row:
+        from radistill.logprobs import LogProbs
+
+        row["logprobs"] = LogProbs.of_plain(row["logprobs"])
     return Generation(**{**row, "token_ids": tuple(row["token_ids"])})
 
 

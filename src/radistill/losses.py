@@ -12,33 +12,78 @@ Denominators are taken over the *global* optimizer batch (accumulation and ranks
 are arguments here. Shapes: N trained tokens, V vocabulary, P pools.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 
-from radistill.records import Origin, Segment
+from radistill.records import Labels, Origin
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 Weighting = Literal["tokens", "segments"]
-
-
-def pools(segments: tuple[Segment, ...]) -> list[Origin]:
-    """For each segment the origin it is averaged with: a separator with what follows, an end with what it closes."""
-    pooled: list[Origin] = [s.origin for s in segments]
-    filled = [i for i, s in enumerate(segments) if s.stop > s.start and s.origin not in ("prompt", "separator", "end")]
-    for i, segment in enumerate(segments):
-        if segment.origin == "separator":
-            pooled[i] = next((segments[j].origin for j in filled if j > i), "rationale")
-        elif segment.origin == "end":
-            pooled[i] = next((segments[j].origin for j in reversed(filled) if j < i), "reference")
-    return pooled
+HARD, STORED, LIVE = range(3)
+"""Positions in `records.Labels`."""
+LABELS: tuple[Labels, ...] = get_args(Labels)
+Divergence = Literal["forward", "reverse", "jsd"]
 
 
 def token_nll(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of each target in nats, shape (N,), computed in at least float32."""
-    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return F.cross_entropy(wide, targets_N, reduction="none")
+    return F.cross_entropy(_float(logits_NV), targets_N, reduction="none")
+
+
+def soft_nll(logits_MV: torch.Tensor, reference_MV: torch.Tensor) -> torch.Tensor:
+    """KL(untouched || model) of each token in nats, shape (M,): the forward KL from both models' logits."""
+    log_q, log_p = (torch.log_softmax(_float(x), dim=-1) for x in (logits_MV, reference_MV))
+    return _kl_terms(log_p, log_q).sum(dim=-1)
+
+
+def divergence(logits_MV: torch.Tensor, teacher_MV: torch.Tensor, kind: Divergence, alpha: float = 0.5) -> torch.Tensor:
+    """How far the model is from a teacher at each token, over the whole vocabulary, in nats: shape (M,).
+
+    Both models' log-probabilities are held at once, in at least float32: 2 x M x V numbers, and what the backward pass
+    needs of them.
+
+    Args:
+        logits_MV: the model's.
+        teacher_MV: the teacher's.
+        kind: `forward`: KL(teacher || model), which asks the model to allow for all the teacher does; `reverse`:
+            KL(model || teacher), which asks it to do nothing that the teacher would not; `jsd`: alpha KL(teacher || m)
+            + (1 - alpha) KL(model || m), where m = alpha teacher + (1 - alpha) model (Agarwal et al. 2023, arXiv
+            2306.13649), at most ln 2.
+        alpha: of `jsd` alone.
+    """
+    log_q, log_p = (torch.log_softmax(_float(x), dim=-1) for x in (logits_MV, teacher_MV))
+    if kind == "forward":
+        return _kl_terms(log_p, log_q).sum(dim=-1)
+    if kind == "reverse":
+        return _kl_terms(log_q, log_p).sum(dim=-1)
+    log_m = torch.logaddexp(log_p + math.log(alpha), log_q + math.log1p(-alpha))
+    return (alpha * _kl_terms(log_p, log_m) + (1 - alpha) * _kl_terms(log_q, log_m)).sum(dim=-1)
+
+
+def stored_nll(logits_SV: torch.Tensor, top_ids_SK: torch.Tensor, top_values_SK: torch.Tensor) -> torch.Tensor:
+    """The same from the K most probable tokens of the untouched model, with all others as one: shape (S,).
+
+    By the log-sum inequality it never exceeds the full KL; it does not fall when K grows and is equal to it at K = V.
+
+    Args:
+        logits_SV: the model's.
+        top_ids_SK: the tokens.
+        top_values_SK: their log-probabilities at temperature 1, of the whole vocabulary.
+    """
+    log_q = torch.log_softmax(_float(logits_SV), dim=-1)
+    log_qk, log_pk = log_q.gather(1, top_ids_SK.long()), top_values_SK.to(log_q)
+    p = log_pk.exp()
+    top = _kl_terms(log_pk, log_qk).sum(dim=-1)
+    rest_p = (1 - p.sum(dim=-1)).clamp(min=0)
+    if top_ids_SK.shape[1] == logits_SV.shape[1]:
+        return top
+    # What is left of q, summed rather than subtracted from 1, which would leave nothing where q is sure.
+    others = log_q.scatter(1, top_ids_SK.long(), float("-inf"))
+    rest = torch.xlogy(rest_p, rest_p) - rest_p * torch.logsumexp(others, dim=-1)
+    return top + rest
 
 
 def totals(weights_N: torch.Tensor, pools_N: torch.Tensor) -> torch.Tensor:
@@ -80,6 +125,16 @@ def sums_by_origin(nll_N: torch.Tensor, weights_N: torch.Tensor, origins_N: torc
     losses.index_add_(0, origins_N, nll_N.detach().to(wide) * trained)
     counts.index_add_(0, origins_N, trained)
     return torch.stack([losses, counts])
+
+
+def _kl_terms(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """P (log p - log q), which is 0 where p is 0, even where a logarithm is -inf."""
+    p = log_p.exp()
+    return p * torch.where(p > 0, log_p - log_q, 0.0)  # so that gradients are numbers there too
+
+
+def _float(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _wide(device: torch.device) -> torch.dtype:

@@ -278,6 +278,24 @@ def _targets(model: Any, settings: "LoraSettings") -> str | list[str]:
     return targets
 
 
+def move_back(model: Any, start: Weights, share: float, *, is_adapter: bool) -> None:
+    """Make every weight of a trained model start + share x (end - start), in place (WiSE-FT, arXiv 2109.01903).
+
+    An adapter's update is a product of two factors, of which the second is scaled.
+    """
+    import torch
+
+    with torch.no_grad():
+        if is_adapter:
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name or "lora_embedding_B" in name:
+                    parameter.mul_(share)
+            return
+        before = dict(load(start, dtype="float32").named_parameters())
+        for name, parameter in model.named_parameters():
+            parameter.lerp_(before[name].to(parameter), 1.0 - share)
+
+
 def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | None = None) -> None:
     """Write model or adapter, tokenizer and the untouched model's generation config in Hugging Face / PEFT layout."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -142,14 +142,14 @@ def intervals(
         for e in estimates:
             y = rows.index(e.row) + (systems.index(e.system) - (len(systems) - 1) / 2) * step
             axes.plot([e.low, e.high], [y, y], color=looks[e.system]["color"], lw=1.8, solid_capstyle="round", zorder=2)
-            axes.plot([e.value], [y], ls="", ms=6.5, zorder=3, label=_label(e.system), **looks[e.system])
+            axes.plot([e.value], [y], ls="", ms=6.5, zorder=3, label=label_of(e.system), **looks[e.system])
             axes.annotate(
                 f"{e.value:.1f}", (e.high, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED
             )
         for i in range(1, len(rows)):
             axes.axhline(i - 0.5, color=GRID, lw=0.8)
         axes.set(
-            yticks=range(len(rows)), yticklabels=[_label(r) for r in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=unit
+            yticks=range(len(rows)), yticklabels=[label_of(r) for r in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=unit
         )
         axes.margins(x=0.1)
         if span:
@@ -158,11 +158,11 @@ def intervals(
         axes.grid(axis="x")
         axes.tick_params(axis="both", length=0)
         axes.spines["left"].set_visible(False)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     words = "; ".join(f"{e.row}, {e.system}: {e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" for e in estimates)
     height = 0.95 + len(rows) * (0.16 + (0.15 if is_long else 0.2) * len(systems))
-    return _drawing(name, title, f"{unit}, value and 95 % interval. {words}.", height=height, draw=draw)
+    return drawing(name, title, f"{unit}, value and 95 % interval. {words}.", height=height, draw=draw)
 
 
 def against(name: str, points: Sequence[Point], *, title: str, x_unit: str, y_unit: str) -> Drawing:
@@ -186,7 +186,7 @@ def against(name: str, points: Sequence[Point], *, title: str, x_unit: str, y_un
             if p.x_low < p.x_high:
                 axes.plot([p.x_low, p.x_high], [p.y, p.y], **line)
             axes.plot([p.x, p.x], [p.y_low, p.y_high], **line)
-            axes.plot([p.x], [p.y], ls="", ms=8, zorder=3, label=_label(p.system), **looks[p.system])
+            axes.plot([p.x], [p.y], ls="", ms=8, zorder=3, label=label_of(p.system), **looks[p.system])
             if p.system == BASE:
                 for place in (axes.axhline(p.y), axes.axvline(p.x)):
                     place.set(color=MUTED, lw=0.8, ls=(0, (1, 3)), zorder=1)
@@ -194,14 +194,14 @@ def against(name: str, points: Sequence[Point], *, title: str, x_unit: str, y_un
         axes.set(xlim=(left, 1 + 0.03 * (1 - left)), xlabel=x_unit, ylabel=y_unit)
         axes.grid()
         axes.tick_params(axis="both", length=0, labelsize=8.5)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     words = "; ".join(
         f"{p.system}: {x_unit} {p.x:.3f} [{p.x_low:.3f}, {p.x_high:.3f}], "
         f"{y_unit} {p.y:.1f} [{p.y_low:.1f}, {p.y_high:.1f}]"
         for p in points
     )
-    return _drawing(name, title, f"Values and 95 % intervals. {words}.", height=4.2, draw=draw)
+    return drawing(name, title, f"Values and 95 % intervals. {words}.", height=4.2, draw=draw)
 
 
 def losses(name: str, curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, title: str) -> Drawing:
@@ -218,17 +218,17 @@ def losses(name: str, curves: Mapping[str, Mapping[str, Sequence[tuple[float, fl
     def draw(figure: Any) -> None:
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, (run, by_origin) in zip(panels, curves.items(), strict=False):
-            axes.set_title(_label(run), color=INK)
+            axes.set_title(label_of(run), color=INK)
             for origin, points in by_origin.items():
                 dash = DASHES[([*ORIGINS, origin].index(origin) - 1) % len(DASHES)]
-                _curve(axes, points, label=_label(origin), color=ORIGINS.get(origin, MUTED), dash=dash)
+                _curve(axes, points, label=label_of(origin), color=ORIGINS.get(origin, MUTED), dash=dash)
             axes.grid(axis="y")
             axes.tick_params(length=0)
             axes.set(xlabel="step", ylabel="nats per token")
             axes.label_outer()
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
-        _legend(figure, *panels[: len(curves)])
+        legend(figure, *panels[: len(curves)])
 
     words = "; ".join(
         f"{run}, {origin}: {points[0][1]:.2f} at step {points[0][0]:g}, {points[-1][1]:.2f} at step {points[-1][0]:g}"
@@ -237,7 +237,7 @@ def losses(name: str, curves: Mapping[str, Mapping[str, Sequence[tuple[float, fl
         if points
     )
     description = f"Negative log-likelihood in nats per token over training steps. {words}."
-    return _drawing(name, title, description, height=0.7 + 2.3 * lines, draw=draw)
+    return drawing(name, title, description, height=0.7 + 2.3 * lines, draw=draw)
 
 
 def shares(name: str, bars: Mapping[str, Mapping[str, float]], *, title: str) -> Drawing:
@@ -256,17 +256,15 @@ def shares(name: str, bars: Mapping[str, Mapping[str, float]], *, title: str) ->
         for y, row in enumerate(parts.values()):
             left = 0.0
             for origin in (o for o in origins if o in row):
-                colour = ORIGINS.get(origin, MUTED)
-                axes.barh(
-                    y, row[origin], left=left, height=0.62, color=colour, edgecolor=PANEL, lw=1.2, label=_label(origin)
-                )
+                colour, named = ORIGINS.get(origin, MUTED), label_of(origin)
+                axes.barh(y, row[origin], left=left, height=0.62, color=colour, edgecolor=PANEL, lw=1.2, label=named)
                 if row[origin] >= 5:
                     axes.text(left + row[origin] / 2, y, f"{row[origin]:.0f} %", ha="center", va="center", fontsize=8.5,
-                              color=_on(colour))  # fmt: skip
+                              color=ink_on(colour))  # fmt: skip
                 left += row[origin]
         axes.set(
             yticks=range(len(parts)),
-            yticklabels=[_label(p) for p in parts],
+            yticklabels=[label_of(p) for p in parts],
             xlim=(0, 100),
             ylim=(len(parts) - 0.5, -0.5),
         )
@@ -274,15 +272,16 @@ def shares(name: str, bars: Mapping[str, Mapping[str, float]], *, title: str) ->
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     words = "; ".join(
         f"{row}: " + ", ".join(f"{o} {p[o]:.1f} %" for o in origins if o in p) for row, p in parts.items()
     )
-    return _drawing(name, title, f"Shares by origin. {words}.", height=0.95 + 0.42 * len(parts), draw=draw)
+    return drawing(name, title, f"Shares by origin. {words}.", height=0.95 + 0.42 * len(parts), draw=draw)
 
 
-def _drawing(name: str, title: str, description: str, *, height: float, draw: Callable[[Any], None]) -> Drawing:
+def drawing(name: str, title: str, description: str, *, height: float, draw: Callable[[Any], None]) -> Drawing:
+    """Draw on a matplotlib figure of the one style, `height` inches high, and make an SVG of it that names itself."""
     import warnings
 
     import matplotlib as mpl
@@ -321,7 +320,8 @@ def _xml(text: str) -> str:
     return escape(visible(text))
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """A name as matplotlib is to be given it: on one line, not too long, with nothing hidden in it."""
     # matplotlib leaves labels that start with an underscore out of legends, hence the space.
     return " " + shorten(visible(name).replace("\n", " "), 36)
 
@@ -335,7 +335,8 @@ def _looks(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def _legend(figure: Any, *panels: Any) -> None:
+def legend(figure: Any, *panels: Any) -> None:
+    """Name above the figure what its panels label, each label once."""
     found: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -368,7 +369,7 @@ def _others(parts: Mapping[str, Mapping[str, float]]) -> list[str]:
     return sorted({origin for part in parts.values() for origin in part} - set(ORIGINS))
 
 
-def _on(colour: str) -> str:
+def ink_on(colour: str) -> str:
     """Black or white, whichever is read better on the colour (WCAG relative luminance)."""
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)

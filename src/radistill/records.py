@@ -8,17 +8,24 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from radistill.settings import Settings
+
+if TYPE_CHECKING:
+    from radistill.logprobs import LogProbs
 
 Role = Literal["system", "user", "assistant"]
 Purpose = Literal["rationale", "response", "rewrite", "free", "prediction", "score"]
 Origin = Literal["prompt", "reference", "separator", "rationale", "model", "replay", "free", "end"]
 Labels = Literal["hard", "stored", "live"]
 FinishReason = Literal["stop", "length", "error"]
+SELF: frozenset[Origin] = frozenset({"rationale", "model", "free"})
+"""Origins of what the untouched model wrote itself."""
+TASK: tuple[Origin, ...] = ("reference", "model")
+"""Origins of what teaches the task."""
 
 
 BASE = "base"
@@ -103,6 +110,9 @@ class Request:
     spans: tuple[Span, ...] = ()
     model: str = ""
     """Identity of what answers: model, engine, precision. Set by `addressed_to`; part of the key."""
+    top_k: int = 0
+    """For the purpose `score`: log-probabilities of so many most probable tokens are wanted at each place, beside those
+    of the ids themselves."""
 
     def addressed_to(self, identity: str) -> "Request":
         """The same request, to be answered by the model of that identity."""
@@ -111,7 +121,9 @@ class Request:
     @property
     def key(self) -> str:
         """Hash of all that can change the answer; equal keys are answered once, whoever asks and whatever for."""
-        return digest(self.model, self.purpose == "score", self.prompt_ids, sampling_key(self.sampling))
+        if self.purpose == "score":
+            return digest(self.model, "score", self.prompt_ids, self.top_k)
+        return digest(self.model, False, self.prompt_ids, sampling_key(self.sampling))
 
 
 def sampling_key(sampling: Sampling) -> list[object]:
@@ -133,6 +145,8 @@ class Generation:
     finish_reason: FinishReason
     """`stop`: the model ended its turn by itself; `length`: it was cut; `error`: nothing was written."""
     error: str | None = None
+    logprobs: "LogProbs | None" = None
+    """Of the ids that were given, where the request's purpose was `score`; nothing is written then."""
 
     @property
     def n_tokens(self) -> int:
@@ -162,6 +176,10 @@ class TrainingRecord:
     segments: tuple[Segment, ...]
     texts: tuple[str, ...]
     """For people: what the ids of each segment spell."""
+    token_weights: tuple[float, ...] = ()
+    """What multiplies the weight of each id; empty = 1 for all."""
+    soft: "LogProbs | None" = None
+    """What the untouched model expects at each id, where a segment's labels are `stored`."""
 
     @property
     def text(self) -> str:
@@ -170,6 +188,7 @@ class TrainingRecord:
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.segments)
+        assert len(self.token_weights) in (0, len(self.token_ids))
         at = 0
         for segment in self.segments:
             assert segment.start == at <= segment.stop, f"segments of {self.id} have a gap or overlap at {at}"
@@ -262,6 +281,18 @@ class StageRecord:
     seconds: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Counts for the report: rows, tokens, rates."""
+
+
+def pools(segments: Sequence[Segment]) -> list[Origin]:
+    """For each segment the origin it is averaged with: a separator with what follows, an end with what it closes."""
+    pooled: list[Origin] = [s.origin for s in segments]
+    filled = [i for i, s in enumerate(segments) if s.stop > s.start and s.origin not in ("prompt", "separator", "end")]
+    for i, segment in enumerate(segments):
+        if segment.origin == "separator":
+            pooled[i] = next((segments[j].origin for j in filled if j > i), "rationale")
+        elif segment.origin == "end":
+            pooled[i] = next((segments[j].origin for j in reversed(filled) if j < i), "reference")
+    return pooled
 
 
 def only(generations: Sequence[Generation]) -> Generation:

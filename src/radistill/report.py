@@ -143,29 +143,29 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _html(page: View) -> str:
-    template = _environment(visible, autoescape=True).get_template("report.html.j2")
-    return template.render(view=page, css=_asset("report.css"), origins=ORIGINS, predictions=PREDICTIONS)
+    template = templates(visible, autoescape=True).get_template("report.html.j2")
+    return template.render(view=page, css=asset("report.css"), origins=ORIGINS, predictions=PREDICTIONS)
 
 
 def _predictions(page: Everything) -> str:
-    css, script = _asset("report.css") + _asset("predictions.css"), _asset("predictions.js")
+    css, script = asset("report.css") + asset("predictions.css"), asset("predictions.js")
     # The browser is to run this script and no other, whatever a model wrote.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = _environment(visible, autoescape=True).get_template("predictions.html.j2")
+    template = templates(visible, autoescape=True).get_template("predictions.html.j2")
     return template.render(page=page, css=css, script=script, allowed=allowed)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file that stands beside the templates."""
     return files("radistill").joinpath(f"templates/{name}").read_text(encoding="utf-8")
 
 
 def _markdown(page: View) -> str:
-    return (
-        _environment(markdown, autoescape=False).get_template("report.md.j2").render(view=page, predictions=PREDICTIONS)
-    )
+    return templates(markdown, autoescape=False).get_template("report.md.j2").render(view=page, predictions=PREDICTIONS)
 
 
-def _environment(clean: Callable[[str], str], *, autoescape: bool) -> "Environment":
+def templates(clean: Callable[[str], str], *, autoescape: bool) -> "Environment":
+    """The pages' templates; every text that they print goes through `clean`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -15,12 +15,12 @@ SLOTS: dict[str, tuple[plugins.Kind, str]] = {
 
 
 def schema_of(what: str) -> dict[str, Any]:
-    """The schema of `config` or `report`.
+    """The schema of `config`, `report` or `compare`.
 
     Raises:
         ConfigError: there is no such schema.
     """
-    known = {"config": config_schema, "report": report_schema}
+    known = {"config": config_schema, "report": report_schema, "compare": compare_schema}
     if what not in known:
         raise ConfigError(f"no schema {what!r}; known: {', '.join(known)}.{did_you_mean(what, known)}")
     return known[what]()
@@ -50,5 +50,12 @@ def config_schema() -> dict[str, Any]:
 def report_schema() -> dict[str, Any]:
     """The schema of report.json."""
     from radistill.report import schema
+
+    return schema()
+
+
+def compare_schema() -> dict[str, Any]:
+    """The schema of compare.json."""
+    from radistill.compare_report import schema
 
     return schema()

@@ -32,6 +32,19 @@ def untouched(config: "RunConfig") -> Speaker:
     return Speaker(weights=weights, chat=_chat(config, weights), trust_remote_code=config.trust_remote_code)
 
 
+def teacher(config: "RunConfig") -> Speaker | None:
+    """The other model that writes about the examples, if the run names one (`generate.teacher`).
+
+    Raises:
+        ModelError, ChatTemplateError: it cannot be found or used.
+    """
+    name = config.generate.teacher
+    if name is None:
+        return None
+    weights = models.resolve(name, trust_remote_code=config.trust_remote_code)
+    return Speaker(weights=weights, chat=_chat(config, weights), trust_remote_code=config.trust_remote_code)
+
+
 def tuned(config: "RunConfig", folder: "Path") -> Speaker:
     """The model that training left in that folder; prompts are rendered as for the untouched one."""
     weights = models.resolve(str(folder))

@@ -5,7 +5,7 @@ Every writer goes through `files.atomic`, so a reader sees either the whole old 
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radistill.files import atomic
+from radistill.logprobs import LogProbs
 from radistill.records import Prediction, Segment, TrainingRecord, json_line
 
 SEGMENT = pa.struct(
@@ -31,6 +32,8 @@ RECORDS = pa.schema(
         ("token_ids", pa.list_(pa.int32())),
         ("segments", pa.list_(SEGMENT)),
         ("texts", pa.list_(pa.string())),
+        ("token_weights", pa.list_(pa.float32())),
+        ("soft", pa.struct([("k", pa.int32()), *((name, pa.binary()) for name in ("given", "ids", "values"))])),
     ]
 )
 PREDICTIONS = pa.schema(
@@ -53,7 +56,7 @@ BATCH_ROWS = 4096
 
 def write_records(path: Path, records: Iterable[TrainingRecord]) -> int:
     """Write training records to parquet in one atomic step; returns how many."""
-    return _write(path, RECORDS, map(asdict, records))
+    return _write(path, RECORDS, map(_record_row, records))
 
 
 def read_records(path: Path) -> Iterator[TrainingRecord]:
@@ -65,7 +68,14 @@ def read_records(path: Path) -> Iterator[TrainingRecord]:
             token_ids=tuple(row["token_ids"]),
             segments=tuple(Segment(**segment) for segment in row["segments"]),
             texts=tuple(row["texts"]),
+            token_weights=tuple(row.get("token_weights") or ()),
+            soft=LogProbs.of_bytes(row["soft"]) if row.get("soft") else None,
         )
+
+
+def _record_row(record: TrainingRecord) -> dict[str, Any]:
+    row = asdict(replace(record, soft=None))
+    return row if record.soft is None else {**row, "soft": record.soft.as_bytes()}
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:

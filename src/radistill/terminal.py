@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 from radistill import plugins
 from radistill.errors import ConfigError, DataError, did_you_mean
 from radistill.report_text import visible
+from radistill.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -125,21 +127,44 @@ def show_preview(config: "RunConfig", rows: int) -> None:
             console.print(Text(_segment_line(segment, record.token_ids), style=COLOURS[segment.origin]))
 
 
-def show_plugins(kind: str | None) -> None:
-    """Names, first line of the docstring, settings with their defaults."""
+def described_plugins(kind: str | None) -> dict[str, list[dict[str, Any]]]:
+    """Kind → its plugins: name, first line of the docstring, and settings with their defaults, as plain values.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
     if kind is not None and kind not in plugins.KINDS:
         known = ", ".join(plugins.KINDS)
         raise ConfigError(f"no such kind {kind!r}; known: {known}.{did_you_mean(kind, plugins.KINDS)}")
+    return {
+        one: [_described(name, plugins.load(one, name)) for name in plugins.available(one)]
+        for one in plugins.KINDS
+        if kind in (None, one)
+    }
+
+
+def _described(name: str, cls: type[Settings]) -> dict[str, Any]:
+    settings = []
+    for field, info in cls.model_fields.items():
+        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        shown = TypeAdapter(Any).dump_python(default, mode="json")
+        settings.append(
+            {"name": field, "required": info.is_required(), "default": shown, "what": _squeezed(info.description)}
+        )
+    flags = {flag: getattr(cls, flag) for flag in ("ours", "brings_data") if hasattr(cls, flag)}
+    return {"name": name, "what": (cls.__doc__ or "").strip().partition("\n")[0], **flags, "settings": settings}
+
+
+def show_plugins(kind: str | None) -> None:
+    """The same for people."""
     console = Console(highlight=False, soft_wrap=True)
-    for one in plugins.KINDS if kind is None else (kind,):
+    for one, found in described_plugins(kind).items():
         console.print(f"[bold]{one}[/bold]")
-        for name in plugins.available(one):
-            cls = plugins.load(one, name)
-            first_line = escape((cls.__doc__ or "").strip().partition("\n")[0])
-            console.print(f"  [bold blue]{name}[/bold blue]  {first_line}")
-            for field, info in cls.model_fields.items():
-                default = "required" if info.is_required() else f"= {info.get_default(call_default_factory=True)!r}"
-                console.print(Text(f"      {field} {default}  ").append(_squeezed(info.description), style="dim"))
+        for plugin in found:
+            console.print(f"  [bold blue]{plugin['name']}[/bold blue]  {escape(plugin['what'])}")
+            for setting in plugin["settings"]:
+                default = "required" if setting["required"] else f"= {setting['default']!r}"
+                console.print(Text(f"      {setting['name']} {default}  ").append(setting["what"], style="dim"))
 
 
 def _unwritten(config: "RunConfig", rows: int) -> "tuple[list[TrainingRecord], list[str]]":

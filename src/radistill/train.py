@@ -11,20 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from radistill import __version__, models, seeds
+from radistill import __version__, models, plugins, seeds
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
+from radistill.finished import finished_run
 from radistill.lab import POCKET_NAME
+from radistill.methods._composed import has, parts_of, title_of
 from radistill.progress import progress
 from radistill.records import StageRecord, digest
 from radistill.runs import RunFolder, Stage, before_work, begin, require, working
 from radistill.speaker import Speaker, untouched
 from radistill.tables import read_jsonl, read_records, write_jsonl
-from radistill.training_arguments import arguments
+from radistill.training_arguments import arguments, refuse_unusable_writing
 
 if TYPE_CHECKING:
-    from radistill.trainer import Recorder, SegmentTrainer
+    from radistill.trainer import Recorder, Rows, SegmentTrainer
+
+
+HOOKS = ("token_weights", "penalty", "trains", "rollout", "share_of_end", "finished_run")
+"""What a method may do in this stage."""
 
 
 def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -35,18 +41,33 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         KeyboardInterrupt: after a checkpoint was saved, when Ctrl-C was pressed.
     """
     require(run, "assemble")
+    refuse_unusable_writing(config)
     speaker = untouched(config)
     settings = {"model": speaker.weights.identity, "seed": config.seed, **config.train.model_dump(mode="json")}
+    if own := [plugin_settings(part) for part in parts_of(config.method) if any(has(part, hook) for hook in HOOKS)]:
+        settings["method"] = own  # what the other methods do stands in the records
     for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing"):
         del settings[name]  # none of them changes what is learned
-    stage = begin(run, "train", settings, [run.records], redo=redo)
+    if config.generate.refresh_every is not None:
+        settings["refresh"] = _refreshing(config, speaker)
+    source = config.method.finished_run()
+    taken = finished_run(source, speaker) if source is not None else None
+    stage = begin(run, "train", settings, [run.records, *(taken.files if taken else ())], redo=redo)
     if stage is None:
         return None
     with working(stage), writing_into(run.model):
         _claim(run, stage)
-        trainer, recorder = _fit(config, run, speaker, stage)
-        tuned = trainer.accelerator.unwrap_model(trainer.model)
-        if config.train.lora is None:
+        if taken is not None:
+            tuned, facts = taken.load(), taken.facts
+            write_jsonl(run.train_log, ())
+        else:
+            trainer, recorder = _fit(config, run, speaker, stage)
+            tuned, facts = trainer.accelerator.unwrap_model(trainer.model), _facts(trainer, recorder)
+        is_adapter = taken.weights.adapter is not None if taken else config.train.lora is not None
+        share = config.method.share_of_end()
+        if share != 1.0:
+            models.move_back(tuned, speaker.weights, share, is_adapter=is_adapter)
+        if not is_adapter:
             # Checkpoints keep float32 to go on from; the result has the precision its users know the model in.
             tuned = tuned.to(models.stored_dtype(speaker.weights.folder))
         models.save(
@@ -56,33 +77,34 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
             generation_config=speaker.weights.folder / "generation_config.json",
         )
         write_text(run.model / "README.md", _model_card(config))
-        parameters = list(trainer.model.parameters())
-        stage.facts |= {
-            "steps": recorder.step,
-            "tokens_processed": trainer.tokens_processed,
-            "tokens_trained": trainer.tokens_trained,
-            "parameters": sum(p.numel() for p in parameters),
-            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        }
+        stage.facts |= facts
         weights = sorted(run.model.glob("*.safetensors"))
         return stage.finish([*weights, run.train_log], device=models.device_name())
 
 
+def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
+    parameters = list(trainer.model.parameters())
+    return {
+        "steps": recorder.step,
+        "tokens_processed": trainer.tokens_processed,
+        "tokens_trained": trainer.tokens_trained,
+        "tokens_reference": trainer.tokens_reference,
+        "tokens_rolled_out": trainer.tokens_rolled_out,
+        "tokens_prepared": getattr(trainer.extras.penalty, "tokens", 0),
+        **(trainer.extras.refresh.facts if trainer.extras.refresh is not None else {}),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
 def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "tuple[SegmentTrainer, Recorder]":
     import torch
-    from transformers import PrinterCallback
 
-    from radistill.packing import Collator, Row
-    from radistill.trainer import (
-        Recorder,
-        Rows,
-        SegmentTrainer,
-        refuse_contaminated_packing,
-        stopping_on_signals,
-    )
+    from radistill.packing import Row
+    from radistill.trainer import Recorder, Rows, stopping_on_signals
 
-    rows = [Row.of(record) for record in read_records(run.records)]
-    if not rows:
+    rows = Rows([Row.of(record) for record in read_records(run.records)])
+    if not len(rows):
         raise DataError(f"{run.records} holds no rows.")
     checkpoint = last_checkpoint(run.model)
     steps = _steps(config, len(rows))
@@ -90,20 +112,8 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
     with progress("train", steps, unit="steps") as shown:
         done = _continue_log(run, checkpoint)
         recorder = Recorder(run.train_log, shown, start_step=done["step"])
-        with before_work(stage), _memory_is_a_message():
-            model = _model(config, speaker)
-            if config.train.packing:
-                refuse_contaminated_packing(model, rows, pad_id=speaker.chat.end_id)
-        trainer = SegmentTrainer(
-            weighting=config.train.weighting,
-            model=model,
-            args=arguments(config, run, steps),
-            train_dataset=Rows(rows),
-            data_collator=Collator(pad_id=speaker.chat.end_id, packing=config.train.packing),
-            callbacks=[recorder],
-        )
-        trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
-        trainer.tokens_processed, trainer.tokens_trained = done["tokens"], done["tokens_trained"]
+        trainer = _trainer(config, speaker, stage, rows, steps, recorder)
+        trainer.continue_counts(done)
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"])
         with stopping_on_signals(recorder), models.without_bars(), _memory_is_a_message():
@@ -111,6 +121,47 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
     if recorder.stop_requested and recorder.step < steps:
         raise KeyboardInterrupt
     return trainer, recorder
+
+
+def _trainer(
+    config: RunConfig, speaker: Speaker, stage: Stage, rows: "Rows", steps: int, recorder: "Recorder"
+) -> "SegmentTrainer":
+    """The loop, with a fresh model and all that the run adds."""
+    from transformers import PrinterCallback
+
+    from radistill.packing import Collator
+    from radistill.trainer import SegmentTrainer, refuse_contaminated_packing
+    from radistill.training_setup import extras_of
+
+    collate = Collator(pad_id=speaker.chat.end_id, packing=config.train.packing)
+    with before_work(stage), _memory_is_a_message():
+        model = _model(config, speaker)
+        if config.train.packing:
+            refuse_contaminated_packing(model, rows.rows, pad_id=speaker.chat.end_id)
+        extras = extras_of(config, speaker, model, rows.rows, collate)
+        if config.generate.refresh_every is not None:
+            from radistill.refresh import Refresh
+
+            # No paths: equal trainings in two folders write the same.
+            name = digest(stage.settings, sorted(stage.inputs.values()))
+            extras.refresh = Refresh.of(config, speaker, model, rows, training=name)
+    trainer = SegmentTrainer(
+        weighting=config.train.weighting,
+        extras=extras,
+        model=model,
+        args=arguments(config, stage.run, steps),
+        train_dataset=rows,
+        data_collator=collate,
+        callbacks=[recorder],
+    )
+    trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
+    return trainer
+
+
+def _refreshing(config: RunConfig, speaker: Speaker) -> dict[str, Any]:
+    from radistill import refresh
+
+    return refresh.settings(config, speaker)
 
 
 @contextmanager
@@ -187,7 +238,7 @@ def _continue_log(run: RunFolder, checkpoint: Path | None) -> dict[str, int]:
             f"{run.train_log} has no line of step {step}, where the last checkpoint is: it was changed or taken away. "
             "Begin the stage anew with --redo train."
         )
-    return {"step": step, "tokens": last.get("tokens", 0), "tokens_trained": last.get("tokens_trained", 0)}
+    return {"step": step, **{name: int(value) for name, value in last.items() if name.startswith("tokens")}}
 
 
 def _claim(run: RunFolder, stage: Stage) -> None:
@@ -206,7 +257,7 @@ def _claim(run: RunFolder, stage: Stage) -> None:
 
 
 def _model_card(config: RunConfig) -> str:
-    method = plugin_settings(config.method)
+    method, title = plugin_settings(config.method), title_of(config.method)
     steps, epochs = config.train.max_steps, config.train.num_train_epochs
     length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
     kind = "adapter (PEFT LoRA)" if config.train.lora else "full model"
@@ -214,13 +265,13 @@ def _model_card(config: RunConfig) -> str:
         "base_model": config.model,
         "library_name": "peft" if config.train.lora else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["radistill", method["name"]],
+        "tags": ["radistill", *(plugins.name_of(part) for part in parts_of(config.method))],
     }
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
 # {config.name}
 
-A fine-tuned {kind} of `{config.model}`, trained with the method `{method["name"]}` by radistill {__version__}.
+A fine-tuned {kind} of `{config.model}`, trained with the method `{title}` by radistill {__version__}.
 
 - method: `{json.dumps(method)}`
 - training: learning rate {config.train.learning_rate}, {length}, seed {config.seed}

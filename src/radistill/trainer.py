@@ -8,11 +8,13 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,16 +27,17 @@ from radistill.errors import ModelError, RadistillError
 from radistill.losses import ORIGINS, Weighting
 from radistill.packing import Collator, Row
 from radistill.progress import Progress
+from radistill.training_parts import Penalty, Reference, Rollout, Step, Taught, is_task, logits_at, token_losses
 
 EXACT = 1e-5
 """In nats: what is computed in equal shapes from equal numbers does not differ at all, but for a device's whims."""
 
 
 class Rows(Dataset[Row]):
-    """Rows in memory."""
+    """Rows in memory; each knows its place."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
+        self.rows = [replace(row, index=index) for index, row in enumerate(rows)]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,23 +46,113 @@ class Rows(Dataset[Row]):
         return self.rows[index]
 
 
+class Refreshing(Protocol):
+    """Keeps the rows of a training up to date."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+
+    def __call__(self, step: int) -> int:
+        """Called before the optimizer step after so many; may replace rows. Returns tokens read and written for it."""
+
+
+@dataclass
+class Extras:
+    """What a run adds to the plain loss."""
+
+    reference: Reference | None = None
+    token_weights: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None] | None = None
+    penalty: Penalty | None = None
+    rollout: Rollout | None = None
+    refresh: Refreshing | None = None
+    asks_about_task: bool = False
+    """Whether the penalty needs the untouched model's logits on the tokens that teach the task."""
+
+    def ask(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Which tokens (N,) need the untouched model, and its logits (M, V) there."""
+        asked_N = inputs["labels_N"] == losses.LIVE
+        if self.asks_about_task:
+            asked_N = asked_N | is_task(inputs["pools_N"])
+        if self.reference is None or not bool(asked_N.any()):
+            return torch.zeros_like(asked_N), None
+        return asked_N, self.reference.logits(inputs, inputs["places_N"][asked_N])
+
+    def teach(self, inputs: Mapping[str, torch.Tensor]) -> Taught | None:
+        """Ask the untouched model as a teacher, if the batch says what it is to read."""
+        if self.rollout is None or "teacher_at_M" not in inputs:
+            return None
+        assert self.reference is not None
+        read = {name: inputs[f"teacher_{name}"] for name in ("input_ids", "position_ids", "n_tokens")}
+        return partial(self.rollout.compare, teacher_MV=self.reference.logits(read, inputs["teacher_places_M"]))
+
+    def reweighted(
+        self, nll_N: torch.Tensor, logits_NV: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The losses of hard-labelled tokens that teach the task, each times its weight."""
+        assert self.token_weights is not None
+        with torch.no_grad():
+            weights_N = self.token_weights(logits_NV.detach(), nll_N.detach())
+        if weights_N is None:
+            return nll_N
+        chosen_N = is_task(inputs["pools_N"]) & (inputs["labels_N"] == losses.HARD)
+        return torch.where(chosen_N, nll_N * weights_N.to(nll_N), nll_N)
+
+
 class SegmentTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss is `losses.combine`; see `packing.Collator` for the batch."""
 
-    def __init__(self, *, weighting: Weighting, **trainer: Any) -> None:
+    def __init__(self, *, weighting: Weighting, extras: Extras | None = None, **trainer: Any) -> None:
         super().__init__(**trainer)
         self.weighting = weighting
+        self.extras = extras or Extras()
         # `compute_loss` divides by the totals of the whole window, so the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self._sums = torch.zeros(2, len(ORIGINS), dtype=torch.float64)
         self.tokens_processed = 0
         self.tokens_trained = 0
+        self.tokens_rolled_out = 0
+        self._penalty = torch.zeros((), dtype=torch.float64)
+        self._logged_step = 0
+
+    def continue_counts(self, done: Mapping[str, int]) -> None:
+        """Go on counting from the last line of a log."""
+        self.tokens_processed, self.tokens_trained = done.get("tokens", 0), done.get("tokens_trained", 0)
+        self.tokens_rolled_out = done.get("tokens_rolled_out", 0)
+        self._logged_step = done.get("step", 0)
+        if self.extras.reference is not None:
+            self.extras.reference.tokens = done.get("tokens_reference", 0) // self.args.world_size
+
+    @property
+    def tokens_reference(self) -> int:
+        """Tokens the untouched model has read, on all ranks."""
+        return self.extras.reference.tokens * self.args.world_size if self.extras.reference is not None else 0
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of an optimizer step; where rows change with the model, of the rows as they are now."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        extras, step = self.extras, self.state.global_step
+        if not batches or (extras.rollout is None and extras.refresh is None):
+            return batches, total
+        if extras.refresh is not None:
+            self.tokens_rolled_out += extras.refresh(step)
+        # The data loader is a batch ahead, so what it made may be of rows that have been replaced since.
+        renewed = []
+        for batch in batches:
+            rows = [self.train_dataset[index] for index in batch["indices_R"].tolist()]
+            if extras.rollout is None:
+                renewed.append(self.data_collator(rows))
+                continue
+            rolled, tokens = extras.rollout(self.model, rows, step=step)
+            renewed.append(rolled)
+            self.tokens_rolled_out += tokens * self.args.world_size
+        return renewed, self._get_num_items_in_batch(renewed, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         """What the means of this optimizer step are divided by, over accumulation and ranks: shape (1 + P,)."""
         if not batch_samples:
             return None
-        total = sum((losses.totals(b["weights_N"], b["pools_N"]) for b in batch_samples), torch.zeros(1))
+        total = sum((losses.totals(b["weights_N"], b["pools_N"]) for b in batch_samples), torch.zeros(()))
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total.to(device), reduction="sum")
         return total.to(device)
@@ -73,7 +166,12 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """This micro-batch's share of the loss of the optimizer step, in nats."""
         logits_NV = logits_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"])
-        nll_N = losses.token_nll(logits_NV, inputs["targets_N"])
+        extras = self.extras
+        asked_N, reference_MV = extras.ask(inputs)
+        taught = extras.teach(inputs)
+        nll_N = token_losses(logits_NV, inputs, asked_N=asked_N, reference_MV=reference_MV, taught=taught)
+        if extras.token_weights is not None:
+            nll_N = extras.reweighted(nll_N, logits_NV, inputs)
         total = num_items_in_batch
         if total is None:
             total = losses.totals(inputs["weights_N"], inputs["pools_N"])
@@ -81,6 +179,12 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         self._count(nll_N, inputs)
         # Gradients are averaged over ranks afterwards, while `total` already spans them.
         loss = loss * self.args.world_size
+        if extras.penalty is not None:
+            parts = max(1, getattr(self, "current_gradient_accumulation_steps", 1))
+            step = Step(model, inputs, logits_NV, asked_N, reference_MV, total, self.weighting, parts)
+            penalty = extras.penalty(step)
+            self._penalty += penalty.detach().double().cpu()
+            loss = loss + penalty
         return (loss, {"logits": logits_NV}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -93,8 +197,14 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
                 if count:
                     logs[f"loss/{origin}"] = loss / count
             self._sums = torch.zeros_like(self._sums)
+            if self.extras.penalty is not None:
+                steps = max(1, self.state.global_step - self._logged_step)
+                logs["penalty"], self._logged_step = float(self._penalty) / steps, self.state.global_step
+                self._penalty = torch.zeros((), dtype=torch.float64)
             logs["tokens"] = self.tokens_processed
             logs["tokens_trained"] = self.tokens_trained
+            logs["tokens_rolled_out"] = self.tokens_rolled_out
+            logs["tokens_reference"] = self.tokens_reference
         super().log(logs, start_time)
 
     def _count(self, nll_N: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
@@ -102,32 +212,6 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         self._sums += sums.cpu().to(self._sums.dtype)
         self.tokens_processed += int(inputs["n_tokens"]) * self.args.world_size
         self.tokens_trained += len(nll_N) * self.args.world_size
-
-
-def logits_at(
-    model: nn.Module, input_ids_RL: torch.Tensor, position_ids_RL: torch.Tensor, places_N: torch.Tensor
-) -> torch.Tensor:
-    """Logits (N, V) at the given places of the flattened batch only.
-
-    The output head sees only the hidden states that predict something, which are a part of all; the hook works for
-    every architecture and through every wrapper. No mask and no cache: see `packing.py`.
-    """
-    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    if head is None:
-        wrapped: Any = model.module  # a data-parallel wrapper
-        head = wrapped.get_output_embeddings()
-
-    def only_these(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden_RLH = args[0]
-        return (hidden_RLH.reshape(-1, hidden_RLH.shape[-1])[places_N].unsqueeze(0), *args[1:])
-
-    hook = head.register_forward_pre_hook(only_these)
-    try:
-        out = model(input_ids=input_ids_RL, position_ids=position_ids_RL, use_cache=False)
-    finally:
-        hook.remove()
-    logits: torch.Tensor = out.logits[0]
-    return logits
 
 
 def refuse_contaminated_packing(model: nn.Module, rows: Sequence[Row], *, pad_id: int) -> None:
@@ -172,7 +256,7 @@ def _probe(ids_T: Any) -> Row:
     weights = np.ones(len(ids_T), dtype=np.float32)
     weights[0] = 0.0
     nothing = np.zeros(len(ids_T), dtype=np.int8)
-    return Row(np.ascontiguousarray(ids_T), weights, nothing, nothing)
+    return Row(np.ascontiguousarray(ids_T), weights, nothing, nothing, nothing)
 
 
 def _nll(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

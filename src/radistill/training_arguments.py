@@ -1,11 +1,13 @@
 """The run file's `train:` section as transformers' TrainingArguments."""
 
+from os import environ
 from pathlib import Path
 from typing import Any
 
 from radistill import models, seeds
 from radistill.config import RunConfig, TrainSettings
 from radistill.errors import ConfigError
+from radistill.methods._composed import flag, has, parts_of, title_of
 from radistill.runs import RunFolder
 
 PASSED_ON = (
@@ -67,10 +69,12 @@ def refuse_unusable_settings(config: RunConfig) -> None:
     """Find what transformers would refuse only after hours of generation.
 
     Raises:
-        ConfigError: a name of a schedule, optimizer or tracker that does not exist or is not installed.
+        ConfigError: a name of a schedule, optimizer or tracker that does not exist or is not installed; or the model in
+            training cannot write what it is to.
     """
     from transformers.integrations import get_available_reporting_integrations
 
+    refuse_unusable_writing(config)
     arguments(config, RunFolder(Path(config.output_dir)), 1)
     wanted = config.train.report_to
     installed = get_available_reporting_integrations()
@@ -81,6 +85,34 @@ def refuse_unusable_settings(config: RunConfig) -> None:
                 f"train.report_to: the tracker {name!r} is not installed or does not exist; usable here: {usable}. "
                 f"Install it (pip install {name}) or choose another."
             )
+
+
+def refuse_unusable_writing(config: RunConfig) -> None:
+    """Find what the model in training could not be trained on, had it written it.
+
+    Raises:
+        ConfigError: `generate.refresh_every` or a method that writes while training does not go with the rest.
+    """
+    title, parts = title_of(config.method), parts_of(config.method)
+    if config.data.fraction < 1 and any(has(part, "rollout") for part in parts):
+        raise ConfigError(
+            f"data.fraction is {config.data.fraction}, but with {title} the model in training writes about every "
+            "example: set it to 1."
+        )
+    if config.generate.refresh_every is None:
+        return
+    labels, teacher, processes = config.train.labels, config.generate.teacher, int(environ.get("WORLD_SIZE", "1"))
+    is_scored = flag(config.method, "is_scored")
+    wrong = {
+        f"{title} plans nothing to be written about an example": not any(has(part, "plan") for part in parts),
+        "train.labels: stored are of the first text; set train.labels=live, which asks again": labels == "stored",
+        f"generate.teacher ({teacher}) writes, not the model in training; unset one of them": teacher is not None,
+        f"{title} weighs tokens by what the untouched model thought of the first text": is_scored,
+        "several processes train (WORLD_SIZE), and only one can write; use one": processes > 1,
+    }
+    reasons = [reason for reason, is_so in wrong.items() if is_so]
+    if reasons:
+        raise ConfigError(f"generate.refresh_every cannot be used here: {'; '.join(reasons)}.")
 
 
 def _checkpointing(settings: TrainSettings) -> dict[str, Any]:

@@ -117,6 +117,7 @@ def test_two_runs_share_generations_through_the_ledger(raw_config: dict[str, Any
 
 def test_what_is_trained_on_is_what_was_generated_id_by_id(raw_config: dict[str, Any]) -> None:
     from radistill.generate import plan
+    from radistill.making import Making
     from radistill.speaker import untouched
 
     config = config_from(raw_config)
@@ -127,7 +128,7 @@ def test_what_is_trained_on_is_what_was_generated_id_by_id(raw_config: dict[str,
 
     examples = data.load(config.data, "train", seed=config.seed).examples
     chat = untouched(config).chat
-    requests, _ = plan(config, chat, examples)
+    requests, _ = plan(Making(config, chat, examples))
     with open_ledger(Path(config.generate.ledger)) as ledger:
         stored = ledger.read(r.addressed_to(identity).key for r in requests)
     records = {r.example_id: r for r in tables.read_records(folder.records)}

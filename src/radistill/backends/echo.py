@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from pydantic import Field
 
@@ -56,14 +57,33 @@ class EchoGenerator:
 
     def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """Batches in the order of the plan."""
-        for start in range(0, len(requests), self.settings.batch_size):
-            yield requests[start : start + self.settings.batch_size]
+        for _, same in groupby(requests, key=lambda r: r.purpose == "score"):
+            rows = list(same)
+            for start in range(0, len(rows), self.settings.batch_size):
+                yield rows[start : start + self.settings.batch_size]
 
     def answer(self, unit: Sequence[Request]) -> list[Generation]:
         """Some of the prompt's own ids, shuffled."""
         if self.settings.rows_per_second:
             time.sleep(len(unit) / self.settings.rows_per_second)
+        if unit and unit[0].purpose == "score":
+            return [self._scored(request) for request in unit]
         return [self._one(request, index) for request in unit for index in range(request.sampling.n)]
+
+    def _scored(self, request: Request) -> Generation:
+        """As if each id had half of the probability, and those after it in the vocabulary most of the rest."""
+        import numpy as np
+
+        from radistill.logprobs import LogProbs
+
+        ids, k = np.asarray(request.prompt_ids, dtype=np.int32), request.top_k
+        others = np.log([0.5, *[0.4 / max(1, k - 1)] * (k - 1)])[:k]
+        top = LogProbs(
+            np.where(np.arange(len(ids)) > 0, np.log(0.5), 0.0).astype(np.float32),
+            (ids[:, None] + np.arange(k)).astype(np.int32) % len(self.chat.tokenizer),
+            np.tile(others.astype(np.float16), (len(ids), 1)),
+        )
+        return Generation(key=request.key, index=0, token_ids=(), text="", finish_reason="stop", logprobs=top)
 
     def _one(self, request: Request, index: int) -> Generation:
         draw = seeds.number(index, request.key)

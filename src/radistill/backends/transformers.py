@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from radistill import models, seeds
+from radistill.backends import _scoring as scoring
 from radistill.backends.base import Backend, Generator
 from radistill.chat import Chat
 from radistill.errors import BackendError
@@ -77,14 +78,16 @@ class TransformersGenerator:
 
     def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """Batches of rows of similar length; the longest first, so that memory runs out early or not at all."""
-        ordered = sorted(requests, key=lambda r: (sampling_key(r.sampling), -len(r.prompt_ids), r.key))
-        for _, same in groupby(ordered, key=lambda r: sampling_key(r.sampling)):
+        ordered = sorted(requests, key=lambda r: (_kind(r), -len(r.prompt_ids), r.key))
+        for _, same in groupby(ordered, key=_kind):
             rows = list(same)
             for start in range(0, len(rows), self.settings.batch_size):
                 yield rows[start : start + self.settings.batch_size]
 
     def answer(self, unit: Sequence[Request]) -> list[Generation]:
         """Generate for one batch; a request that leaves no room in the context becomes an error row."""
+        if unit and unit[0].purpose == "score":
+            return scoring.score(self.model, unit, pad_id=self.chat.end_id, context=self.context)
         answers: dict[tuple[str, int], Generation] = {}
         fitting = []
         for request in unit:
@@ -171,6 +174,11 @@ class TransformersGenerator:
         reason: FinishReason = "length" if end is None else "stop"
         text = self.chat.spell(request.prompt_ids, ids)
         return Generation(key=request.key, index=index, token_ids=ids, text=text, finish_reason=reason)
+
+
+def _kind(request: Request) -> tuple[bool, int, list[object]]:
+    """What the requests of one batch have in common."""
+    return request.purpose == "score", request.top_k, sampling_key(request.sampling)
 
 
 class _Drawn:

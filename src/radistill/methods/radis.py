@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from radistill.chat import Chat
 from radistill.errors import ConfigError
-from radistill.methods.base import Method, record
+from radistill.methods.base import Method, record, reference_alone
 from radistill.records import Example, Generation, Origin, Request, Sampling, TrainingRecord, only
 
 
@@ -77,9 +77,7 @@ class RaDis(Method):
         rationale = only(generations)
         if not rationale.token_ids:
             # The model had nothing to add: the row is the reference with its end-of-turn, as in vanilla.
-            opening = chat.opening(example.messages, example.reference, "")
-            end = 1.0 if self.train_end else 0.0
-            return [record(example, chat, opening, weights={"reference": 1.0}, end_weight=end)]
+            return [reference_alone(example, chat, end_weight=1.0 if self.train_end else 0.0)]
         opening = chat.opening(example.messages, example.reference, self.separator)
         w = self.rationale_weight
         end_weight = (w if self.train_end else 0.0) if rationale.finish_reason == "stop" else None

@@ -1,0 +1,82 @@
+"""What records.summary.json says: counts over the records of a run."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from radistill.records import Generation, TrainingRecord
+
+
+@dataclass
+class Summary:
+    """Counts over the records that were written."""
+
+    records: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    trained: Counter[str] = field(default_factory=Counter)
+    weight: dict[str, float] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+    rationales: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str | None] = field(default_factory=Counter)
+    """What was written and is not trained on, by reason; the reference stands in its place."""
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, record: TrainingRecord) -> None:
+        """Count one record."""
+        self.records += 1
+        self.lengths.append(len(record.token_ids))
+        for segment in record.segments:
+            at = slice(segment.start, segment.stop)
+            self.tokens[segment.origin] += segment.stop - segment.start
+            if segment.weight > 0:
+                weights = record.token_weights[at] or (1.0,) * (segment.stop - segment.start)
+                self.trained[segment.origin] += sum(w > 0 for w in weights)
+                self.weight[segment.origin] = self.weight.get(segment.origin, 0.0) + segment.weight * sum(weights)
+
+    def count_asked(self, prompt_tokens: int, generations: Sequence[Generation], scored_tokens: int) -> None:
+        """Count what the untouched model read, wrote and scored for the run, whoever else has used it."""
+        self.asked["prompt_tokens"] += prompt_tokens
+        self.asked["written_tokens"] += sum(g.n_tokens for g in generations)
+        self.asked["scored_tokens"] += scored_tokens
+
+    def count_rationale(self, generation: Generation) -> None:
+        """Count one generation that a record was made with."""
+        self.rationales["written"] += 1
+        self.rationales["tokens"] += generation.n_tokens
+        self.rationales["empty"] += not generation.token_ids
+        self.rationales["stopped" if generation.finish_reason == "stop" else "cut"] += 1
+
+    def as_dict(self, examples: int) -> dict[str, Any]:
+        """The content of records.summary.json."""
+        total = sum(self.weight.values())
+        quantile = np.quantile(self.lengths, [0.5, 0.95]) if self.lengths else [0, 0]
+        written = self.rationales["written"]
+        return {
+            "records": self.records,
+            "examples": examples,
+            "dropped": dict(self.dropped),
+            "tokens": dict(self.tokens),
+            "trained_tokens": dict(self.trained),
+            "weight_share": {origin: weight / total for origin, weight in self.weight.items()},
+            "lengths": {
+                "min": min(self.lengths, default=0),
+                "median": float(quantile[0]),
+                "mean": sum(self.lengths) / max(1, len(self.lengths)),
+                "p95": float(quantile[1]),
+                "max": max(self.lengths, default=0),
+            },
+            "rationales": {
+                **{name: self.rationales[name] for name in ("written", "empty", "stopped", "cut")},
+                "mean_tokens": self.rationales["tokens"] / written,
+            }
+            if written
+            else {},
+            "asked": dict(self.asked),
+            "unused": {reason: n for reason, n in self.unused.items() if reason is not None},
+            "notes": self.notes,
+        }
