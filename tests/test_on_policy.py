@@ -1,8 +1,6 @@
 """On-policy SDFT: what is drawn, what the teacher is shown, and what a run comes to."""
 
 import json
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from radistill.pipeline import Interrupted
 from radistill.records import Example, Message
 from radistill.rollouts import views
 from radistill.runs import RunFolder
-from radistill.trainer import SegmentTrainer
+from test_train import interrupt_at
 
 # ---------------------------------------------------------------------------------------------- what is drawn
 
@@ -241,20 +239,6 @@ def prepared(raw: dict[str, Any]) -> RunConfig:
 def log_of(config: RunConfig) -> list[dict[str, Any]]:
     rows = tables.read_jsonl(RunFolder(Path(config.output_dir)).train_log)
     return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
-    """Press Ctrl-C while that step is being worked on."""
-    compute = SegmentTrainer.compute_loss
-    pressed: list[int] = []
-
-    def pressing(self: SegmentTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step - 1 and not pressed:
-            pressed.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
-        return compute(self, *args, **kwargs)
-
-    monkeypatch.setattr(SegmentTrainer, "compute_loss", pressing)
 
 
 def weights_of(config: RunConfig) -> dict[str, bytes]:

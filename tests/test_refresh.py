@@ -1,7 +1,5 @@
 """Rationales that the model in training writes anew: what changes, what stays, and what a resumed training finds."""
 
-import os
-import signal
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +22,7 @@ from radistill.runs import RunFolder
 from radistill.speaker import untouched
 from radistill.trainer import Rows, SegmentTrainer
 from radistill.training_setup import extras_of
+from test_train import interrupt_at
 
 REFERENCE, RATIONALE = ORIGINS.index("reference"), ORIGINS.index("rationale")
 
@@ -217,20 +216,6 @@ def test_what_was_written_in_an_earlier_process_is_read_and_what_is_lost_is_told
 
 
 # ---------------------------------------------------------------------------------------------- runs
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
-    """Press Ctrl-C while that step is being worked on."""
-    compute = SegmentTrainer.compute_loss
-    pressed: list[int] = []
-
-    def pressing(self: SegmentTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step - 1 and not pressed:
-            pressed.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
-        return compute(self, *args, **kwargs)
-
-    monkeypatch.setattr(SegmentTrainer, "compute_loss", pressing)
 
 
 @pytest.mark.parametrize(("step", "lora"), [(2, None), (3, None), (3, {"r": 4, "dropout": 0.1})])

@@ -175,21 +175,15 @@ def test_a_resumed_training_has_the_losses_and_weights_of_an_uninterrupted_one(
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
     """Press Ctrl-C while that step is being worked on."""
     compute = SegmentTrainer.compute_loss
+    pressed: list[int] = []
 
     def pressing(self: SegmentTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step - 1:
+        if self.state.global_step == step - 1 and not pressed:
+            pressed.append(1)
             os.kill(os.getpid(), signal.SIGINT)
         return compute(self, *args, **kwargs)
 
-    calls: list[int] = []
-
-    def once(self: SegmentTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step - 1 and not calls:
-            calls.append(1)
-            return pressing(self, *args, **kwargs)
-        return compute(self, *args, **kwargs)
-
-    monkeypatch.setattr(SegmentTrainer, "compute_loss", once)
+    monkeypatch.setattr(SegmentTrainer, "compute_loss", pressing)
 
 
 def weights_of(config: RunConfig) -> dict[str, str]:

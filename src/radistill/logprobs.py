@@ -38,8 +38,6 @@ class LogProbs:
             return NotImplemented
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in LogProbs.__slots__)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def as_bytes(self) -> dict[str, Any]:
         """As parquet takes it: `k`, and little-endian bytes."""
         arrays = (self.given_T, self.top_ids_TK, self.top_values_TK)

@@ -262,12 +262,13 @@ def fisher(
     sums = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
     count = 0
     with _only(model, weights), _squares_into(weights, sums):
-        for count, sample in enumerate(samples, start=1):  # noqa: B007
+        for sample in samples:
             ids_T = torch.tensor([*opening, *sample], device=weights[0].device)
             logits_TV = model(input_ids=ids_T.unsqueeze(0), use_cache=False).logits[0]
             at = len(opening)
             nll_T = losses.token_nll(logits_TV[at - 1 : -1], ids_T[at:])
             torch.autograd.backward(nll_T.sum())
+            count += 1
     return [total / max(1, count) for total in sums]
 
 

@@ -132,7 +132,7 @@ class ObjectFormat(Format):
             BadRow: it cannot be used.
         """
 
-    def rows(self, files: tuple[Path, ...], columns: Pair | None) -> Iterator[Row | Reject]:  # noqa: ARG002
+    def rows(self, files: tuple[Path, ...], columns: Pair | None) -> Iterator[Row | Reject]:
         """All rows, in the order of the files; the columns have names, so none need be told."""
         for file in files:
             for item in _objects.items(file):

@@ -55,15 +55,15 @@ class Method(Settings, ABC):
     uses_reference: ClassVar[bool] = False
     """Whether training needs the untouched model beside the one that is trained."""
 
-    def plan(self, example: Example, chat: Chat, sampling: Sampling) -> Sequence[Request]:  # noqa: ARG002
+    def plan(self, example: Example, chat: Chat, sampling: Sampling) -> Sequence[Request]:
         """What the untouched model must write about this example before training; deterministic."""
         return ()
 
-    def plan_more(self, whole: Whole, rounds: Rounds) -> Sequence[Request]:  # noqa: ARG002
+    def plan_more(self, whole: Whole, rounds: Rounds) -> Sequence[Request]:
         """What it must write beside that; asked again, with the answers to all earlier rounds, until all is said."""
         return ()
 
-    def donors(self, example_ids: Sequence[str], rng: "np.random.Generator") -> Mapping[str, str]:  # noqa: ARG002
+    def donors(self, example_ids: Sequence[str], rng: "np.random.Generator") -> Mapping[str, str]:
         """Whose generations each example is assembled with; by default its own."""
         return {example_id: example_id for example_id in example_ids}
 
@@ -80,11 +80,11 @@ class Method(Settings, ABC):
         assert not generations, "what was planned must be assembled"
         return [reference_alone(example, chat)]
 
-    def reason(self, example: Example, text: str) -> str | None:  # noqa: ARG002
+    def reason(self, example: Example, text: str) -> str | None:
         """Why what was written about an example is not trained on, so that its reference is; None if it is."""
         return None
 
-    def assemble_more(self, whole: Whole, rounds: Rounds) -> Iterable[TrainingRecord]:  # noqa: ARG002
+    def assemble_more(self, whole: Whole, rounds: Rounds) -> Iterable[TrainingRecord]:
         """Records that belong to no example."""
         return ()
 
@@ -95,8 +95,8 @@ class Method(Settings, ABC):
     def weigh(
         self,
         record: TrainingRecord,
-        logprobs_T: "NDArray[np.float32]",  # noqa: ARG002
-        typical: float,  # noqa: ARG002
+        logprobs_T: "NDArray[np.float32]",
+        typical: float,
     ) -> TrainingRecord:
         """The record with token weights by what the untouched model thought of it. Asked if `is_scored`.
 
@@ -107,19 +107,19 @@ class Method(Settings, ABC):
         """
         return record
 
-    def token_weights(self, logits_NV: "torch.Tensor", nll_N: "torch.Tensor") -> "torch.Tensor | None":  # noqa: ARG002
+    def token_weights(self, logits_NV: "torch.Tensor", nll_N: "torch.Tensor") -> "torch.Tensor | None":
         """What multiplies the loss of each hard-labelled token of references and answers in a step; no gradient."""
         return None
 
-    def penalty(self, start: "Start") -> "Penalty | None":  # noqa: ARG002
+    def penalty(self, start: "Start") -> "Penalty | None":
         """What is added to the loss."""
         return None
 
-    def trains(self, name: str, n_layers: int) -> bool:  # noqa: ARG002
+    def trains(self, name: str, n_layers: int) -> bool:
         """Whether the parameter of that name is trained, in a model of so many layers."""
         return True
 
-    def rollout(self, start: "Start") -> "Rollout | None":  # noqa: ARG002
+    def rollout(self, start: "Start") -> "Rollout | None":
         """What writes the rows of a step with the model in training."""
         return None
 

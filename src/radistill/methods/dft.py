@@ -24,6 +24,6 @@ class DFT(Method):
     power: float = Field(1.0, ge=0)
     """The weight is the token's probability to this power; 0 = plain cross-entropy."""
 
-    def token_weights(self, logits_NV: "torch.Tensor", nll_N: "torch.Tensor") -> "torch.Tensor":  # noqa: ARG002
+    def token_weights(self, logits_NV: "torch.Tensor", nll_N: "torch.Tensor") -> "torch.Tensor":
         """The probability of each target."""
         return (-self.power * nll_N.detach()).exp()

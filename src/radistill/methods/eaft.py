@@ -28,7 +28,7 @@ class EAFT(Method):
     alpha: float = Field(1.0, ge=0)
     """The weight is the normalised entropy to this power; 0 = plain cross-entropy."""
 
-    def token_weights(self, logits_NV: "torch.Tensor", nll_N: "torch.Tensor") -> "torch.Tensor":  # noqa: ARG002
+    def token_weights(self, logits_NV: "torch.Tensor", nll_N: "torch.Tensor") -> "torch.Tensor":
         """The normalised entropy at each token."""
         import torch
 

@@ -63,7 +63,7 @@ class Replay(Method):
             next(self._usable(whole))
         return ()
 
-    def assemble_more(self, whole: Whole, rounds: Rounds) -> Iterable[TrainingRecord]:  # noqa: ARG002
+    def assemble_more(self, whole: Whole, rounds: Rounds) -> Iterable[TrainingRecord]:
         """So many of the answers, in the order of the draw.
 
         Raises:

@@ -67,7 +67,7 @@ class OnPolicySDFT(Method):
         self,
         example: Example,
         chat: Chat,
-        generations: Sequence[Generation],  # noqa: ARG002
+        generations: Sequence[Generation],
     ) -> Sequence[TrainingRecord]:
         """Prompt and reference, which carry the example to the training; the answer takes the reference's place."""
         return [reference_alone(example, chat)]

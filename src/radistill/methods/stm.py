@@ -38,7 +38,7 @@ class STM(Method):
         self,
         record: TrainingRecord,
         logprobs_T: "NDArray[np.float32]",
-        typical: float,  # noqa: ARG002
+        typical: float,
     ) -> TrainingRecord:
         """Weight 0 where the perplexity is above the threshold."""
         limit = math.log(self.threshold)

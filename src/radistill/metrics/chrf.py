@@ -25,7 +25,7 @@ class ChrF(Metric):
     word_order: int = Field(0, ge=0, le=4)
     """0 = chrF2; 2 = chrF++, which counts single words and word pairs too."""
 
-    def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:  # noqa: ARG002 - needs no tokenizer
+    def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:
         """The segment statistics of sacreBLEU: shape (N, 3 x orders)."""
         if not pairs:
             return np.zeros((0, 3 * (CHARACTER_ORDER + self.word_order)))
@@ -37,7 +37,7 @@ class ChrF(Metric):
         """Corpus chrF with sacreBLEU's defaults."""
         return float(_sacrebleu(self.word_order)._compute_f_score(total_K.tolist()))
 
-    def signature(self, language: str) -> str:  # noqa: ARG002 - the same for every language
+    def signature(self, language: str) -> str:
         """The signature string of sacreBLEU."""
         return str(_sacrebleu(self.word_order).get_signature())
 

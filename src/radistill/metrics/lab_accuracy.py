@@ -22,7 +22,7 @@ class LabAccuracy(Metric):
     world: WorldChoice = WorldSettings()
     """The world in which an answer is right or wrong."""
 
-    def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:  # noqa: ARG002 - rules know no language
+    def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:
         """Right (0 or 1) and 1 for each answer: shape (N, 2). The reference is what the rule looks for."""
         from radistill.lab.abilities import Item, all_of
         from radistill.lab.world import world_of
@@ -35,6 +35,6 @@ class LabAccuracy(Metric):
         """Percent of right answers."""
         return float(100 * total_K[0] / total_K[1])
 
-    def signature(self, language: str) -> str:  # noqa: ARG002 - the same for every language
+    def signature(self, language: str) -> str:
         """Ability and world."""
         return f"lab_accuracy|ability:{self.ability}|world:{self.world.number}"

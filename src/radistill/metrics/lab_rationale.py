@@ -18,7 +18,7 @@ class LabRationale(Metric):
     world: WorldChoice = WorldSettings()
     """Whose places and people may be named."""
 
-    def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:  # noqa: ARG002 - notes are in English
+    def rows(self, pairs: Sequence[Pair], language: str) -> NDArray[np.float64]:
         """Well-formed (0 or 1) and 1 for each answer: shape (N, 2)."""
         from radistill.lab.rationales import is_well_formed
         from radistill.lab.world import world_of
@@ -31,6 +31,6 @@ class LabRationale(Metric):
         """Percent of well-formed rationales."""
         return float(100 * total_K[0] / total_K[1])
 
-    def signature(self, language: str) -> str:  # noqa: ARG002 - the same for every language
+    def signature(self, language: str) -> str:
         """World."""
         return f"lab_rationale|world:{self.world.number}"

@@ -98,7 +98,7 @@ class Lab(Task):
         """Direction of translation, harmful or harmless, or the ability itself."""
         return tags.get("group", self.ability)
 
-    def language(self, group: str) -> str:  # noqa: ARG002 - an invented language has no code
+    def language(self, group: str) -> str:
         """English, by whose rules BLEU cuts words."""
         return "en"
 

@@ -78,6 +78,6 @@ class LabRationales(Task):
         """Direction of translation."""
         return tags.get("group", self.title)
 
-    def language(self, group: str) -> str:  # noqa: ARG002 - notes are in English
+    def language(self, group: str) -> str:
         """English."""
         return "en"
