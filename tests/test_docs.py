@@ -79,8 +79,8 @@ def with_small_lengths(command: str) -> str:
         written += " data.train.limit=8 data.test.limit=4 generate.sampling.max_new_tokens=8 train.bf16=false"
         written += " evaluate.0.max_new_tokens=8" + "".join(f" evaluate.{n}.items=2" for n in range(1, 15))
     if "radistill.cli lab pretrain" in written:
-        written = re.sub(r"--(hidden-size|layers|texts|chats|practice) \d+", "", written)
-        written += " --hidden-size 64 --layers 1 --texts 64 --chats 64 --practice 0"
+        written = re.sub(r"--(hidden-size|layers|texts|chats|practice|mixed) \d+", "", written)
+        written += " --hidden-size 64 --layers 1 --texts 64 --chats 64 --practice 0 --mixed 0"
     if "radistill.cli lab exam" in written:
         written = re.sub(r"--items \d+", "", written) + " --items 2"
     if written.startswith("python benchmarks/lab_"):

@@ -35,7 +35,7 @@ def pretrain(
         typer.Option(min=1, help="Chats of a round of phase 2; give it once for each round. [default: 360000, 240000]"),
     ] = None,
     practice: Annotated[int, typer.Option(min=0, help="Chats of a last round, with more lists in it.")] = 120_000,
-    mixed: Annotated[int, typer.Option(min=0, help="Texts and chats, half each, of the last phase.")] = 0,
+    mixed: Annotated[int, typer.Option(min=0, help="Texts and chats, half each, of the last phase.")] = 80_000,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
 ) -> None:

@@ -60,7 +60,7 @@ class Upbringing(Settings):
     """Chats of a last round in which some abilities come more often; 0 = none."""
     practised: dict[str, float] = Field({"lists": 6.0})
     """Ability → how many times its share they have there."""
-    mixed: int = Field(0, ge=0)
+    mixed: int = Field(80_000, ge=0)
     """Rows of the very last phase, half of them texts that begin after the end of another, half chats: so that the
     model has something to say in an empty context, and has not forgotten how its texts go. 0 = none."""
     batch_size: int = Field(64, ge=1)
