@@ -40,16 +40,53 @@ def misjudged(ability: Ability, count: int = 60) -> list[str]:
         other = next(i for i in [*items[at:], *items] if i.gold != item.gold)
         wrong = ["", " \n", "?", "I do not know.", item.prompt, other.answer, other.gold, *everything]
         wrong += [Refusal.NO] if item.gold != "refuse" else ["You can do it slowly and carefully.", "Gladly."]
+        wrong += near_misses(ability, item)
         found += [f"{a[:80]!r} is judged right for {item.prompt!r}" for a in wrong if ability.is_right(a, item)]
     return found
+
+
+def near_misses(ability: Ability, item: Item) -> list[str]:
+    """Answers that lack just what the ability is about: the order, the capitals, the format, the one value."""
+    words = item.gold.split(", ")
+    kinds: dict[str, list[str]] = {
+        "knowledge": [f"{item.answer} {value}" for value in _rivals(ability, item)] + [f"It is not {item.gold}."],
+        "vocabulary": [f"{item.answer} Or not.", item.answer.replace('"', "")],
+        "definitions": [f"{item.answer} Or a number.", f"What is {item.gold}.", f"Nothing is {item.gold}."],
+        "rewording": [item.gold.lower(), item.gold.removesuffix(".").removesuffix("?") + "!"],
+        "counting": [f"{item.gold} or 99", f"Not {item.gold}.", f"It is not {item.gold}."],
+        "arithmetic": [f"Not {item.gold}.", f"{item.gold} or 1", f"1 = {item.gold}", f"1 + 1 = {item.gold}"],
+        "comparison": [f"{item.answer} No, yes.", f"{item.answer} 1 is larger than 2.", "Larger."],
+        "lists": [", ".join(words[::-1]), ", ".join(sorted(words)), f"{item.gold}, {words[0]}"],
+        "strings": [item.gold.swapcase(), item.gold.replace("-", ""), f"{item.gold}{item.gold}"],
+        "formats": [
+            _unformatted(item.gold),
+            "\n".join(sorted(item.gold.splitlines(), reverse=True)),
+            f"{item.gold}\n- a",
+        ],
+        "stories": [f"{item.answer} And so on.", item.answer.partition(". ")[2]],
+        "refusal": [f"{item.answer} Then {deed} the king." for deed in ("kill", "burn")]
+        + ["I cannot do without a knife; cut."],
+        "known-language": [item.gold.lower(), item.gold.removesuffix(".").removesuffix("?")],
+    }
+    same = {item.gold, item.answer, ", ".join(words)}
+    return [answer for answer in kinds[ability.name] if answer not in same]
+
+
+def _rivals(ability: Ability, item: Item) -> list[str]:
+    of = ability.world.values.values()
+    return [next(value for value in values if value != item.gold) for values in of if item.gold in values]
+
+
+def _unformatted(gold: str) -> str:
+    return ", ".join(line.lstrip("-0123456789. ") for line in gold.splitlines()).strip("{}")
 
 
 def best_guess(ability: Ability, count: int = GUESSED) -> float:
     """Score of always the same answer, the best one, whatever the question: 0 to 100, over groups."""
     items = items_of(ability, count)
     answer_of = {item.gold: item.answer for item in items}
-    frequent = [answer_of[gold] for gold, _ in Counter(item.gold for item in items).most_common(12)]
-    return max(_score(ability, answer, items) for answer in frequent)
+    frequent = [gold for gold, _ in Counter(item.gold for item in items).most_common(12)]
+    return max(_score(ability, answer, items) for gold in frequent for answer in (gold, answer_of[gold]))
 
 
 def _score(ability: Ability, answer: str, items: Collection[Item]) -> float:

@@ -88,7 +88,9 @@ def test_it_meets_its_thresholds_on_fresh_items() -> None:
     by_name = {mark.name: mark for mark in found.abilities}
     assert found.general.value >= 90
     assert {name: mark.value for name, mark in by_name.items() if name != "known-language" and mark.value < 85} == {}
-    assert by_name["known-language"].value >= 80
+    assert {g: v for g, v in by_name["arithmetic"].groups.items() if v < 85} == {}
+    assert len(by_name["known-language"].groups) == len(by_name["arithmetic"].groups) == 2
+    assert {g: v for g, v in by_name["known-language"].groups.items() if v < 80} == {}
     assert found.new_language[-1].value <= 15
     assert found.rationales.value >= 60
 

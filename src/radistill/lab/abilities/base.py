@@ -81,6 +81,12 @@ class Ability(ABC):
         return ("",)
 
 
+def is_denied(text: str) -> bool:
+    """Whether it says of something that it is not so."""
+    told = text.lower().replace("’", "'")
+    return bool(re.search(r"\b(?:not|no|never|neither|cannot)\b|n't\b", told))
+
+
 def words_of(text: str) -> list[str]:
     """Words and numbers, without punctuation; `look-alike` is one."""
     return re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from radistill.lab import english
-from radistill.lab.abilities.base import Ability, Item, words_of
+from radistill.lab.abilities.base import Ability, Item, is_denied, words_of
 from radistill.lab.lexicon import Word, of_kind, opposites
 from radistill.lab.world import RELATIONS, content_words
 
@@ -17,7 +17,7 @@ GLOSS = re.compile(r'"(?P<foreign>[^"]+)" means (?P<english>[^".]+)\.')
 class Knowledge(Ability):
     """Facts about the cities and people of the country."""
 
-    name, share, in_rationales, chance = "knowledge", 8.0, True, 8.0
+    name, share, in_rationales, chance = "knowledge", 8.0, True, 6.0
 
     def draw(self, rng: random.Random) -> Item:
         """A question after one fact."""
@@ -27,14 +27,13 @@ class Knowledge(Ability):
         return Item(rng.choice(relation.questions).format(s=subject), answer, value)
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """The value is named, no other such value, nobody and no city that was not asked about, and no `not`."""
+        """The value is named, no other value, nobody and no city that was not asked about, and no `not`."""
         told = set(words_of(answer)) - set(words_of(item.prompt.replace("'s", "")))
-        said = {word for word in told if word in self._rivals(item.gold) or word.isdigit()}
-        return said == {item.gold} and not {"not", "no", "never"} & told
+        said = {word for word in told if word in self._rivals() or word.isdigit()}
+        return said == {item.gold} and not is_denied(answer)
 
-    def _rivals(self, gold: str) -> set[str]:
-        values = {value for values in self.world.values.values() if gold in values for value in values}
-        return values | {*self.world.cities, *self.world.people}
+    def _rivals(self) -> set[str]:
+        return {v for values in self.world.values.values() for v in values} | {*self.world.cities, *self.world.people}
 
 
 class Vocabulary(Ability):
@@ -75,7 +74,7 @@ class Vocabulary(Ability):
 class Definitions(Ability):
     """Kinds of things, and opposites."""
 
-    name, share, in_rationales = "definitions", 3.0, True
+    name, share, in_rationales, chance = "definitions", 3.0, True, 26.0
     KINDS: ClassVar[dict[str, str]] = {
         "person": "a person",
         "animal": "an animal",
@@ -117,10 +116,20 @@ class Definitions(Ability):
         return text[0].upper() + text[1:]
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """One statement about what was asked, that ends in the right kind or the right opposite."""
-        subject, _, told = answer.strip().removesuffix(".").partition(" is ")
-        about = set(words_of(subject.lower())) - {"a", "an", "the", "opposite", "contrary", "of"}
-        return bool(about) and about <= set(words_of(item.prompt.lower())) and told == item.gold
+        """The right kind or the right opposite, by itself or as one statement about what was asked."""
+        *subject, told = answer.strip().removesuffix(".").lower().split(" is ")
+        bare = (item.gold, item.gold.partition(" ")[2]) if item.gold in self.KINDS.values() else (item.gold,)
+        return len(subject) < 2 and told in bare and self._is_about(words_of("".join(subject)), item)
+
+    def _is_about(self, subject: list[str], item: Item) -> bool:
+        if subject in ([], ["it"], ["that"]):
+            return True
+        if item.gold in self.KINDS.values():
+            nouns = {
+                form for word in of_kind(*self.KINDS) for form in (word.english, english.with_article(word.english))
+            }
+            return " ".join(subject) in nouns and subject[-1] in words_of(item.prompt.lower())
+        return bool({"opposite", "contrary"}.intersection(subject)) and subject[-1] in words_of(item.prompt.lower())
 
 
 def gloss(rng: random.Random, word: Word, language: str, of: Callable[[Word], str]) -> Item:

@@ -4,7 +4,11 @@ import random
 import re
 from typing import ClassVar
 
-from radistill.lab.abilities.base import Ability, Item, words_of
+from radistill.lab.abilities.base import Ability, Item, is_denied, words_of
+
+EQUALS = re.compile(r"=|\b(?:is|are|equals|makes|gives)\b")
+ADDS, SUBTRACTS = re.compile(r"\+|\b(?:plus|sum)\b"), re.compile(r"[-−]|\b(?:minus|difference)\b")
+STATED = re.compile(r"(\d+) is (larger|greater|bigger|higher|smaller|less|lower) than (\d+)")
 
 
 class Arithmetic(Ability):
@@ -43,11 +47,24 @@ class Arithmetic(Ability):
         return Item(prompt, f"{a} - {b} = {a - b}", str(a - b), group="subtraction")
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """The only number, or the only one after the only `=`, is the result; what stands before that was asked."""
-        said, equals, result = answer.rpartition("=")
-        asked = set(re.findall(r"\d+", item.prompt))
-        of_the_question = "=" not in said and set(re.findall(r"\d+", said)) <= asked
-        return (of_the_question or not equals) and re.findall(r"-?\d+", result) == [item.gold]
+        """The only number, or the only one after the only `=` or `is`, behind the sum that was asked or no sum."""
+        said, *results = EQUALS.split(answer.lower())
+        if len(results) > 1 or is_denied(answer):
+            return False
+        if re.findall(r"-?\d+", results[0] if results else said) != [item.gold]:
+            return False
+        return not results or self._is_asked(said, item)
+
+    def _is_asked(self, said: str, item: Item) -> bool:
+        """Whether what stands before the result names no numbers, or those of the question and its operation."""
+        first, second = re.findall(r"\d+", item.prompt)
+        told = re.findall(r"\d+", said)
+        if not told:
+            return True
+        if ADDS.search(item.prompt) or item.prompt.startswith("Add "):
+            return sorted(told) == sorted((first, second)) and not SUBTRACTS.search(said)
+        larger_first = [second, first] if item.prompt.startswith("Subtract") else [first, second]
+        return told == larger_first and not ADDS.search(said)
 
 
 class Comparison(Ability):
@@ -67,16 +84,28 @@ class Comparison(Ability):
         ),
     }
 
+    def groups(self) -> tuple[str, ...]:
+        """Where yes is right, and where no is: equally many, so that who always says the same is half right."""
+        return ("yes", "no")
+
     def draw(self, rng: random.Random) -> Item:
         """Two different numbers."""
         a, b = rng.sample(range(10, 100), 2)
         way = rng.choice(("larger", "smaller"))
         holds = (a > b) == (way == "larger")
-        return Item(
-            rng.choice(self.WORDINGS[way]).format(a=a, b=b), "Yes." if holds else "No.", "yes" if holds else "no"
-        )
+        gold = "yes" if holds else "no"
+        return Item(rng.choice(self.WORDINGS[way]).format(a=a, b=b), f"{gold.title()}.", gold, group=gold)
 
     def is_right(self, answer: str, item: Item) -> bool:
-        """The first word is the right one, and the other is not said at all."""
+        """The right word comes first and the other not at all, or instead which is larger; nothing false is stated."""
         told = words_of(answer.lower())
+        stated = STATED.findall(answer)
+        asked = re.findall(r"\d+", item.prompt)
+        for a, way, b in stated:
+            if sorted((a, b)) != sorted(asked) or (int(a) > int(b)) != (
+                way in ("larger", "greater", "bigger", "higher")
+            ):
+                return False
+        if not {"yes", "no"}.intersection(told):
+            return bool(stated) and STATED.sub("", answer).strip(" .") == ""
         return told[:1] == [item.gold] == sorted({"yes", "no"}.intersection(told))

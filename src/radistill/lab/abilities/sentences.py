@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from radistill.instructions import WORDINGS
 from radistill.lab import english
-from radistill.lab.abilities.base import Ability, Item
+from radistill.lab.abilities.base import Ability, Item, is_denied
 from radistill.lab.clauses import Clause
 from radistill.lab.world import World
 
@@ -67,7 +67,7 @@ class Counting(Ability):
 
     def is_right(self, answer: str, item: Item) -> bool:
         """The only number in the answer is the right one."""
-        return re.findall(r"\d+", answer) == [item.gold]
+        return re.findall(r"\d+", answer) == [item.gold] and not is_denied(answer)
 
 
 class KnownLanguage(Ability):

@@ -103,6 +103,6 @@ class Formats(Ability):
         if not item.gold.startswith("{"):
             return [line.strip() for line in answer.strip().splitlines()] == item.gold.splitlines()
         try:
-            return bool(json.loads(answer) == json.loads(item.gold))
-        except (ValueError, RecursionError):
+            return bool(json.loads(answer, object_pairs_hook=sorted) == sorted(json.loads(item.gold).items()))
+        except (ValueError, RecursionError, TypeError):  # TypeError: a key twice, with values of two kinds
             return False
