@@ -125,10 +125,9 @@ class Definitions(Ability):
         if subject in ([], ["it"], ["that"]):
             return True
         if item.gold in self.KINDS.values():
-            nouns = {
-                form for word in of_kind(*self.KINDS) for form in (word.english, english.with_article(word.english))
-            }
-            return " ".join(subject) in nouns and subject[-1] in words_of(item.prompt.lower())
+            noun = subject[1:] if subject[0] in ("a", "an", "the") else subject
+            nouns = {word.english for word in of_kind(*self.KINDS)}
+            return " ".join(noun) in nouns and noun[-1] in words_of(item.prompt.lower())
         return bool({"opposite", "contrary"}.intersection(subject)) and subject[-1] in words_of(item.prompt.lower())
 
 
