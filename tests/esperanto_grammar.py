@@ -71,7 +71,7 @@ class _Reader:
     def sentence(self) -> Sentence:
         self._tokenise()
         is_question = self._take("ĉu")
-        _need(is_question == self.text.endswith("?"), "a yes-no question begins with ĉu and ends in ? (Ekzercaro § 27)")
+        _need(is_question == self.text.endswith("?"), "a yes-no question begins with ĉu and ends in ?")
         subject = self._noun()
         _need(not subject.is_accusative, "2: the subject stands in the nominative")
         # `ne` stands before what it denies, here the verb.

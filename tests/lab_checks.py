@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
+from english_reader import Reader
 from radistill.lab import english, upbringing
 from radistill.lab.abilities import Ability, Item, Refusal, all_of
 from radistill.lab.clauses import TENSES
+from radistill.lab.upbringing import Chatted
 from radistill.lab.world import World, WorldSettings, world_of
 
 GUESSED = 400
 """Test items on which guessers are tried."""
 _FOUND: dict[object, list[Item]] = {}
+ABOUT_SENTENCES = frozenset({"rewording", "counting", "known-language", "new-sentences"})
+"""Chats that are held out by what their sentence says."""
 WINDOW = 10
 """Characters by which the leak check looks hidden texts up before it compares them whole."""
 
@@ -113,6 +117,17 @@ def corpus(of: World, *, texts: int, chats: int) -> Iterator[str]:
     for chat in upbringing.chats(of, chats):
         yield chat.prompt
         yield chat.answer
+
+
+def chats_held_out(of: World, chats: Iterable[Chatted]) -> list[Chatted]:
+    """Those that the hash holds out: by their key if they are about a sentence, by their prompt otherwise."""
+    return [chat for chat in chats if of.is_test(chat.key if chat.ability in ABOUT_SENTENCES else chat.prompt)]
+
+
+def sentences_held_out(of: World, texts: Iterable[str]) -> set[str]:
+    """English sentences, wherever they stand in the texts, that the hash holds out by what they say."""
+    reader = Reader(of)
+    return {said for text in texts for said, key in reader.sentences(text) if of.is_test(key)}
 
 
 def leaks(texts: Iterable[str], hidden: Collection[str]) -> set[str]:

@@ -16,6 +16,7 @@ from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
 from radistill.generate import plan, rehearse
+from radistill.lab.home_world import refuse_other_world
 from radistill.making import Making
 from radistill.records import Example, Request
 from radistill.runs import RunFolder
@@ -75,6 +76,8 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
     with found.looking():
         refuse_unusable_settings(config)
     if speaker:
+        with found.looking():
+            refuse_other_world(config, speaker.weights)
         with found.looking():
             models.refuse_adapter(speaker.weights)
     if speaker and config.train.lora is not None:

@@ -70,12 +70,16 @@ def exam(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Test a model on fresh items of every ability of a world."""
+    from radistill import models
     from radistill.lab.exam import exam as examine
-    from radistill.lab.exam import world_of_model
+    from radistill.lab.home_world import home_world
     from radistill.lab.world import WorldSettings
     from radistill.terminal_lab import show_exam
 
-    settings = WorldSettings(number=world) if world is not None else world_of_model(model) or WorldSettings()
+    # Its options are those of its own world, whichever number it is tested in.
+    settings = home_world(models.resolve(model).folder) or WorldSettings()
+    if world is not None:
+        settings = settings.model_copy(update={"number": world})
     found = examine(model, settings, items=items, say=_say)
     if as_json:
         typer.echo(json.dumps(asdict(found), ensure_ascii=False))

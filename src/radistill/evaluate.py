@@ -11,6 +11,7 @@ from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ConfigError, DataError
 from radistill.files import write_json
+from radistill.lab.home_world import refuse_other_world
 from radistill.ledger import Ledger, open_ledger
 from radistill.records import BASE, Example, Generation, Prediction, Request, StageRecord
 from radistill.runs import RunFolder, before_work, begin, require, working
@@ -46,6 +47,7 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         return None
     with working(stage):
         with before_work(stage):
+            refuse_other_world(config, base.weights)
             train = data.load(config.data, "train", seed=config.seed)
             stage.facts["contamination"] = contamination.facts(config.data, train, test)
             prompts = _usable(config, run, base.chat, test)

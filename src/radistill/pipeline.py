@@ -11,6 +11,7 @@ from radistill.errors import ConfigError, RadistillError, did_you_mean
 from radistill.evaluate import evaluate
 from radistill.files import write_text
 from radistill.generate import generate
+from radistill.lab.home_world import refuse_other_world
 from radistill.records import StageRecord
 from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder, begin, require, working
@@ -57,6 +58,8 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
             "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one "
             "by one (radistill generate, assemble, train)."
         )
+    if stages != ("report",) and "evaluate" not in folder.stages():
+        refuse_other_world(config)
     if "evaluate" in stages and len(stages) > 1 and "evaluate" not in folder.stages():
         for task, tests in held_out.by_task(config, held_out.given(config)):
             task.refuse_unusable(tests or ())

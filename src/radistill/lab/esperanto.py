@@ -12,18 +12,21 @@ Rules after Zamenhof, *Fundamento de Esperanto* (1905), "Fundamenta Gramatiko", 
 8. All prepositions take the nominative.
 9. Every word is pronounced as it is spelled (there are no irregular forms).
 13. The accusative marks the goal of a movement; no clause of the lab has one.
-Negation: `ne` before the verb. Yes-no questions: `ĉu` at the beginning, word order unchanged (§ 27 of the *Ekzercaro*).
+Negation: `ne` before the verb. Yes-no questions: `ĉu` at the beginning, word order unchanged.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Literal, get_args
 
 from radistill.lab.clauses import Clause, Phrase
-from radistill.lab.lexicon import Word
+from radistill.lab.lexicon import Word, words
 
 WordOrder = Literal["svo", "sov", "vso"]
 Morphology = Literal["suffixes", "prefixes", "particles"]
 TENSES = {"present": "as", "past": "is", "future": "os"}
+LITTLE = ("la", "ne", "ĉu")
+"""Words that stand in no dictionary of the lab, since English says them otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,44 @@ class NewLanguage:
             return word.stem
         return self._form(word.stem, endings.get(word.kind, "o"))
 
+    def forms(self, word: Word) -> set[str]:
+        """All that the word is in sentences, its base form included."""
+        marks: list[tuple[str, ...]] = []
+        if word.kind in ("verb", "motion"):
+            marks = [(tense,) for tense in TENSES.values()]
+        elif word.kind == "pronoun":
+            marks = [("n",)]
+        elif word.kind not in ("adverb", "where", "company", "number"):
+            ending = "a" if word.kind == "adjective" else "o"
+            marks = [(ending, *more) for more in ((), ("j",), ("n",), ("j", "n"))]
+        return {self.base_form(word), *(self._form(word.stem, *of) for of in marks)}
+
     def _form(self, stem: str, *marks: str) -> str:
-        """The stem with its marks: behind it, before it, or as words of their own."""
+        """The stem with its marks: behind it, before it, or as words of their own.
+
+        Particles leave out what says no more than the class of the word, but for adverbs: `rapid` is quick already.
+        """
         if self.morphology == "suffixes":
             return stem + "".join(marks)
         if self.morphology == "prefixes":
             return "".join(reversed(marks)) + stem
-        return " ".join([*marks[1:], stem]) if marks and marks[0] in ("o", "a", "e", "i") else " ".join([*marks, stem])
+        return " ".join([*(marks[1:] if marks and marks[0] in ("o", "a", "i") else marks), stem])
+
+
+@cache
+def spelled(*, in_sentences: bool = False) -> frozenset[str]:
+    """The new language's words as a dictionary has them: what the words of another language must not look like.
+
+    Whatever morphology a world has, they are all in it: so its other language does not change with that option.
+
+    Args:
+        in_sentences: with all their endings too, as they stand beside names.
+    """
+    found = set(LITTLE)
+    for morphology in get_args(Morphology):
+        language = NewLanguage(morphology=morphology)
+        for word in words():
+            found |= language.forms(word) if in_sentences else {language.base_form(word)}
+        if in_sentences:
+            found |= {language._form("est", tense) for tense in TENSES.values()}
+    return frozenset(part for form in found for part in form.split())

@@ -1,6 +1,5 @@
 """The pocket model's table: every ability on fresh items, the new language, and rationales when it is let go on."""
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,18 +158,6 @@ class _Candidate:
             example_id=example.id,
             model=self.generator.identity,
         )
-
-
-def world_of_model(model: str) -> WorldSettings | None:
-    """The world a model was brought up in, if that is written beside it.
-
-    Raises:
-        ModelError: the model is not there.
-    """
-    stored = models.resolve(model).folder / "upbringing.json"
-    if not stored.exists():
-        return None
-    return WorldSettings.model_validate(json.loads(stored.read_text(encoding="utf-8"))["world"])
 
 
 def _sentences(world: World, items: int) -> list[Example]:

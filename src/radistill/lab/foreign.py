@@ -31,10 +31,10 @@ class KnownLanguage:
     marks: Mapping[str, str]
 
     @classmethod
-    def of(cls, seed: int, name: str, names: frozenset[str] = frozenset()) -> "KnownLanguage":
-        """The language of that seed, none of whose words is an English one or one of the names, in small letters."""
+    def of(cls, seed: int, name: str, others: frozenset[str] = frozenset()) -> "KnownLanguage":
+        """The language of that seed, none of whose words is an English one or one of the others, in small letters."""
         rng = random.Random(seed)
-        taken = {word.english for word in words()} | ENGLISH | names
+        taken = {word.english for word in words()} | ENGLISH | others
         marks = {mark: _new(rng, taken, 1) for mark in MARKS}
         return cls(name, {word: _new(rng, taken, 2) for word in words()}, marks)
 

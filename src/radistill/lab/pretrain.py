@@ -19,6 +19,7 @@ from radistill.config import RunConfig, config_from
 from radistill.errors import RunFolderError
 from radistill.files import write_json, write_text
 from radistill.lab import POCKET_DATA, upbringing
+from radistill.lab.home_world import SETTINGS
 from radistill.lab.pairs import write_pairs
 from radistill.lab.tokenizer import ASSISTANT, END, USER, make_model, make_tokenizer
 from radistill.lab.world import World, WorldChoice, WorldSettings, world_of
@@ -30,7 +31,6 @@ from radistill.train import train
 
 CHUNK = 2000
 HEAD = 64
-SETTINGS = "upbringing.json"
 SAMPLE = 20_000
 """So many texts and so many chats make the tokenizer."""
 

@@ -1,10 +1,12 @@
 """What the pocket model is brought up on: plain texts of its world, then chats. Nothing held out occurs in either.
 
-All is drawn, in order, from one generator per phase, so that equal counts give equal corpora. Texts are statements,
-never questions and answers: what the model says unprompted is not its test distribution.
+All is drawn, in order, from one generator per phase, so that equal counts give equal corpora; what is drawn instead of
+something held out comes from another, so that all else stays as it is. Texts are statements, never questions and
+answers: what the model says unprompted is not its test distribution.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ from radistill.lab.abilities import (
     ABILITIES,
     Arithmetic,
     Definitions,
+    Item,
     KnownLanguage,
     Stories,
     all_of,
@@ -20,7 +23,7 @@ from radistill.lab.abilities import (
     reworded,
     translation,
 )
-from radistill.lab.clauses import Clause
+from radistill.lab.clauses import Clause, Phrase
 from radistill.lab.lexicon import of_kind
 from radistill.lab.world import RELATIONS, World, content_words
 
@@ -32,6 +35,8 @@ NEW_WORDS, NEW_SENTENCES = 4.0, 0.8
 """Shares of the chats, in percent, beside those of the abilities."""
 SHARES = sum(ability.share for ability in ABILITIES) + NEW_WORDS + NEW_SENTENCES
 """All shares together; each counts as its part of this."""
+_WITHIN = re.compile(r"([A-Z]\w+) (\w+) an? (\w+) (\w+) the (\w+)\.")
+"""Where a story has a sentence of the lab: `One day Mafa found a dog in the forest.`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,13 @@ class Chatted:
     prompt: str
     answer: str
     ability: str
+    key: str
+    """What says on which side of the split it is: what its sentence says, or the prompt."""
+
+    @classmethod
+    def of(cls, item: Item, ability: str, *, more: str = "") -> "Chatted":
+        """The item, answered; `more` is said after the answer."""
+        return cls(item.prompt, item.answer + more, ability, item.key or item.prompt)
 
 
 def met(world: World) -> list[Clause]:
@@ -52,10 +64,11 @@ def met(world: World) -> list[Clause]:
 def texts(world: World, count: int, *, round: int = 1) -> Iterator[str]:
     """So many plain texts; another round has others."""
     rng = world.rng("texts") if round == 1 else world.rng("texts", round)
+    spare = world.rng("texts", round, "instead of what is held out")
     known = met(world)
     kinds: list[tuple[float, Callable[[], str]]] = [
         (14, lambda: _facts(rng, world)),
-        (8, lambda: _story(rng, world)),
+        (8, lambda: _story(rng, spare, world)),
         (7, lambda: _definitions(rng, world)),
         (9, lambda: _glossary(rng, world, world.known.name)),
         (5, lambda: _glossary(rng, world, world.new.name)),
@@ -88,6 +101,7 @@ def chats(
         practised: ability → how many times its share it has.
     """
     rng = world.rng("chats") if round == 1 else world.rng("chats", round)
+    spare = world.rng("chats", round, "instead of what is held out")
     known = met(world)
     abilities = all_of(world)
     names = [*abilities, "new-words", "new-sentences"]
@@ -95,8 +109,7 @@ def chats(
     shares = [share * practised.get(name, 1.0) for name, share in zip(names, shares, strict=True)]
     for name in rng.choices(names, shares, k=count):
         if name == "new-words":
-            item = gloss(rng, rng.choice(content_words()), world.new.name, world.new.base_form)
-            yield Chatted(item.prompt, item.answer, name)
+            yield Chatted.of(_new_word(rng, spare, world), name)
         elif name == "new-sentences":
             code = world.new.code
             direction = rng.choice((f"en-{code}", f"{code}-en"))
@@ -106,15 +119,46 @@ def chats(
             yield _translated(rng, world, world.clause(rng), direction, world.known.name, name)
         else:
             item = abilities[name].train_item(rng)
-            yield Chatted(item.prompt, item.answer, name)
+            while name == Stories.name and tells_what_is_held_out(world, item.answer):
+                item = abilities[name].train_item(spare)
+            yield Chatted.of(item, name)
+
+
+def tells_what_is_held_out(world: World, story: str) -> bool:
+    """Whether a line of the story has a sentence within it that is held out by what it says."""
+    verbs = {english.past(verb): verb for verb in of_kind("verb")}
+    nouns = {noun.english: noun for noun in of_kind("person", "animal", "food", "thing", "place")}
+    places = {preposition.english: preposition for preposition in of_kind("where")}
+    for name, verb, thing, where, place in _WITHIN.findall(story):
+        if name in world.people and verb in verbs and thing in nouns and where in places and place in nouns:
+            clause = Clause(
+                Phrase(name=name),
+                verbs[verb],
+                object=Phrase(nouns[thing]),
+                preposition=places[where],
+                place=Phrase(nouns[place], is_definite=True),
+            )
+            if world.is_test(clause.key):
+                return True
+    return False
+
+
+def _new_word(rng: random.Random, spare: random.Random, world: World) -> Item:
+    item = _any_new_word(rng, world)
+    while world.is_test(item.key or item.prompt):
+        item = _any_new_word(spare, world)
+    return item
+
+
+def _any_new_word(rng: random.Random, world: World) -> Item:
+    return gloss(rng, rng.choice(content_words()), world.new.name, world.new.base_form)
 
 
 def _translated(rng: random.Random, world: World, clause: Clause, direction: str, language: str, name: str) -> Chatted:
-    item = translation(rng, world, clause, direction)
-    answer = item.answer
+    item, notes = translation(rng, world, clause, direction), ""
     if rng.random() < RATIONALE_RATE:
-        answer += rationales.SEPARATOR + rationales.write(rng, world, clause, language)
-    return Chatted(item.prompt, answer, name)
+        notes = rationales.SEPARATOR + rationales.write(rng, world, clause, language)
+    return Chatted.of(item, name, more=notes)
 
 
 def _facts(rng: random.Random, world: World) -> str:
@@ -125,7 +169,14 @@ def _facts(rng: random.Random, world: World) -> str:
     return " ".join([*([f"{name} is a city in {world.country}."] if name in world.cities else []), *told])
 
 
-def _story(rng: random.Random, world: World) -> str:
+def _story(rng: random.Random, spare: random.Random, world: World) -> str:
+    story = _any_story(rng, world)
+    while tells_what_is_held_out(world, story):
+        story = _any_story(spare, world)
+    return story
+
+
+def _any_story(rng: random.Random, world: World) -> str:
     thing = english.with_article(rng.choice(of_kind("animal", "thing")).english)
     return Stories(world).tell(rng, rng.choice(world.people), thing)
 

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from radistill.lab import clauses, english
 from radistill.lab.clauses import Clause
-from radistill.lab.esperanto import Morphology, NewLanguage, WordOrder
+from radistill.lab.esperanto import Morphology, NewLanguage, WordOrder, spelled
 from radistill.lab.foreign import ENGLISH, KnownLanguage, syllables
 from radistill.lab.lexicon import Word, of_kind, words
 from radistill.settings import Settings
@@ -234,7 +234,7 @@ def world_of(settings: WorldSettings) -> World:
     """The world of these settings; equal settings give equal worlds."""
     seed = settings.number
     rng = random.Random(f"radistill-lab-{seed}")
-    taken = _english_words()
+    taken = _english_words() | spelled(in_sentences=True)
     cities, people = _names(rng, taken, 24, 2), _names(rng, taken, 24, 2)
     rivers, regions = _names(rng, taken, 12, 1), _names(rng, taken, 6, 2)
     (country, language) = _names(rng, taken, 2, 2)
@@ -247,7 +247,8 @@ def world_of(settings: WorldSettings) -> World:
         "job": {person: rng.choice(JOBS) for person in people},
     }
     names = frozenset(name.lower() for name in (*cities, *people, *rivers, *regions, country))
-    known = KnownLanguage.of(rng.getrandbits(32), language + "ish", names)
+    # Asked for by itself, a word must say which language it is of: "What is nova in English?"
+    known = KnownLanguage.of(rng.getrandbits(32), language + "ish", names | spelled())
     new = NewLanguage(settings.word_order, settings.morphology)
     return World(settings, country, cities, people, facts, known, new)
 
