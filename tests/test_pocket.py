@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from radistill import models
 from radistill.lab import POCKET, POCKET_DATA
@@ -93,6 +94,22 @@ def test_it_meets_its_thresholds_on_fresh_items() -> None:
     assert {g: v for g, v in by_name["known-language"].groups.items() if v < 80} == {}
     assert found.new_language[-1].value <= 15
     assert found.rationales.value >= 60
+
+
+@pytest.mark.slow
+def test_another_world_is_learned_by_a_smaller_model_in_minutes(tmp_path: Path) -> None:
+    """The commands of the lab's README; its thresholds are lower, as the upbringing is short."""
+    from radistill.cli import app
+
+    size = "--hidden-size 128 --layers 4 --texts 30000 --chats 120000 --practice 0 --mixed 0"
+    done = CliRunner().invoke(app, ["lab", "pretrain", str(tmp_path / "up"), "--world", "7", *size.split()])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["lab", "exam", str(tmp_path / "up" / "model"), "--json"])
+    found = json.loads(done.stdout)
+    assert sum(p.stat().st_size for p in (tmp_path / "up" / "model").glob("*.safetensors")) < 2 * 2_000_000
+    assert found["general"]["value"] >= 50
+    assert found["rationales"]["value"] >= 60
+    assert found["new_language"][-1]["value"] <= 15
 
 
 def test_an_adapter_on_it_names_a_base_that_peft_finds(tmp_path: Path) -> None:

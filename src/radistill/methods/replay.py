@@ -4,8 +4,9 @@ Source: rehearsal, the oldest remedy for forgetting (Robins 1995, "Catastrophic 
 Pseudorehearsal"). It needs what the other methods do without: data that stand for what is to be kept. The loss is that
 of the examples, -log P(answer | conversation); per training example there are `ratio` records of it.
 
-Departures: none; where the data came from is all there is to say about them. `path: pocket` are chats that the pocket
-model was really brought up on. So the lab can compare with true replay, which is not to be had for other models.
+Departures: none; where the data came from is all there is to say about them. `path: pocket` are chats drawn by the
+rules by which the pocket model was brought up, nearly all of them its own. So the lab can compare with true replay, which
+is not to be had for other models.
 """
 
 from collections import Counter
@@ -39,7 +40,7 @@ class Replay(Method):
 
     path: str | None = None
     """A file or folder of conversations, or of prompts and answers, in any format that `data.train` may have; of a
-    conversation the last answer is learned. `pocket`: chats of the pocket model's own upbringing."""
+    conversation the last answer is learned. `pocket`: chats drawn like those of the pocket model's upbringing."""
     format: FormatName = "auto"
     """How the rows lie there; `auto` decides from the names and the first rows."""
     split: str = "train"
