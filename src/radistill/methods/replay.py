@@ -5,8 +5,8 @@ Pseudorehearsal"). It needs what the other methods do without: data that stand f
 of the examples, -log P(answer | conversation); per training example there are `ratio` records of it.
 
 Departures: none; where the data came from is all there is to say about them. `path: pocket` are chats drawn by the
-rules by which the pocket model was brought up, nearly all of them its own. So the lab can compare with true replay, which
-is not to be had for other models.
+rules by which the pocket model was brought up, nearly all of them its own. So the lab can compare with true replay,
+which is not to be had for other models.
 """
 
 from collections import Counter
