@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 def show_exam(found: "Exam") -> None:
     """A model's marks, one line each."""
-    table = Table(title="points of 100 on held-out items, 95 % interval", title_justify="left")
+    # Eighty columns hold it, so that nothing is cut in a plain terminal or a file.
+    table = Table(title="points of 100 on held-out items, 95 % interval", title_justify="left", pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("score", no_wrap=True)
     for name in ("95 %", "n", "chance", "share"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("in rationales", no_wrap=True)
+    table.add_column("touched", no_wrap=True)
     for mark in found.abilities:
         table.add_row(*_cells(mark), end_section=mark is found.abilities[-1])
     general = found.general
@@ -31,7 +32,7 @@ def show_exam(found: "Exam") -> None:
     for mark in (mark for mark in found.abilities if mark.groups):
         console.print(f"{mark.name}: {', '.join(f'{name} {value:.1f}' for name, value in mark.groups.items())}")
     console.print("general: mean of all abilities but the known language; share: of the chats of its upbringing, %;")
-    console.print("in rationales: whether they touch it; rationales: well-formed, drawn after right translations.")
+    console.print("touched: by rationales; rationales: well-formed, drawn after right translations.")
 
 
 def show_demo(what: "Seen") -> None:
