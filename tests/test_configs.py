@@ -90,7 +90,7 @@ def test_it_finds_all_of_almas_training_text_and_the_wmt22_tests(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     loaded = config(name)
-    assert Path(loaded.data.train.path).resolve().is_relative_to(shared_data)
+    assert Path(loaded.data.train.path).resolve().is_relative_to(shared_data.resolve())
     train, test = (data.load(loaded.data, part, seed=loaded.seed) for part in ("train", "test"))
     assert {pair: (train.pairs[pair], test.pairs[pair]) for pair in train.pairs} == ALMA[name]
     assert train.pairs.keys() == test.pairs.keys()

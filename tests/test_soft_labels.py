@@ -293,7 +293,7 @@ def test_labels_stored_for_the_whole_vocabulary_teach_what_live_ones_teach(
     assert live[0]["loss"] == pytest.approx(stored[0]["loss"], abs=1e-3)
     assert live[0]["loss/rationale"] == pytest.approx(0, abs=1e-4)
     assert stored[0]["loss/rationale"] == pytest.approx(0, abs=1e-3)
-    assert live[2]["loss"] == pytest.approx(stored[2]["loss"], abs=5e-3)
+    assert live[2]["loss"] == pytest.approx(stored[2]["loss"], rel=5e-3)  # stored values are rounded to float16
     assert live[2]["loss/rationale"] == pytest.approx(stored[2]["loss/rationale"], rel=0.02)
     assert live[2]["loss/rationale"] > 0.005, "nothing moved, so the test would say nothing"
     assert live[-1]["tokens_reference"] > 0 == stored[-1]["tokens_reference"]
