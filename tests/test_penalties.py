@@ -18,7 +18,7 @@ from radistill.methods.ewc import EWC, empty_context
 from radistill.methods.kl import KL
 from radistill.methods.l2sp import L2SP
 from radistill.packing import Collator
-from radistill.penalties import Adapted, Moved, Pull, changes_of
+from radistill.penalties import Adapted, Moved, Pull, Sample, changes_of
 from radistill.records import Origin
 from radistill.training_parts import Reference, Start, Step
 
@@ -276,22 +276,22 @@ def test_the_fisher_is_the_mean_of_the_squared_gradients_of_single_examples(tiny
     samples = torch.randint(3, 250, (5, 6), generator=torch.Generator().manual_seed(0))
     expected = squared_gradients_of_each(model, opening, samples)
     names, weights = zip(*model.named_parameters(), strict=True)
-    found = penalties.fisher(model, weights, opening=opening, samples=samples.tolist())
+    found = penalties.fisher(model, weights, [Sample.after(opening, ids) for ids in samples.tolist()])
     for name, one in zip(names, found, strict=True):
         assert one.max() > 0
         assert (one - expected[name]).abs().max() < 1e-10 * expected[name].max(), name
-    batch = penalties.fisher(model, weights, opening=opening, samples=[samples[0].tolist()])
+    batch = penalties.fisher(model, weights, [Sample.after(opening, samples[0].tolist())])
     assert (batch[0] - found[0]).abs().max() > 1e-3 * found[0].max(), "one example would have done as well"
 
 
 def test_the_fisher_under_an_adapter_is_that_of_the_frozen_matrices(tiny_model: Path) -> None:
-    samples = [[5, 6, 7, 8], [9, 3, 4], [11]]
+    samples = [Sample.after([7], ids) for ids in ([5, 6, 7, 8], [9, 3, 4], [11])]
     plain = tiny(tiny_model)
     names, weights = zip(*plain.named_parameters(), strict=True)
-    whole = dict(zip(names, penalties.fisher(plain, weights, opening=[7], samples=samples), strict=True))
+    whole = dict(zip(names, penalties.fisher(plain, weights, samples), strict=True))
     tuned, changes = adapted(tiny(tiny_model))
     trained = [name for name, p in tuned.named_parameters() if p.requires_grad]
-    found = penalties.fisher(tuned, [c.weight for c in changes], opening=[7], samples=samples)
+    found = penalties.fisher(tuned, [c.weight for c in changes], samples)
     named = {id(p): n for n, p in tuned.named_parameters()}
     assert len(changes) == 14
     for change, one in zip(changes, found, strict=True):
@@ -325,7 +325,7 @@ def test_ewc_weighs_the_changes_with_the_fisher_of_its_own_samples(tiny_model: P
         model.eval(), opening, count=5, max_new_tokens=6, stop_ids=start.chat.stop_ids, seed=seed
     )  # fmt: skip
     assert plain.tokens == normal.tokens == 2 * sum(len(opening) + len(sample) for sample in samples)
-    again = penalties.fisher(model, [c.weight for c in plain.changes], opening=opening, samples=samples)
+    again = penalties.fisher(model, [c.weight for c in plain.changes], [Sample.after(opening, ids) for ids in samples])
     assert all(torch.equal(one, same) for one, same in zip(plain.importances, again, strict=True))
     means = [float(torch.cat([f.flatten() for f in pull.importances]).mean()) for pull in (plain, normal)]
     assert means[0] != pytest.approx(1.0, rel=0.1)

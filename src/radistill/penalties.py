@@ -6,15 +6,21 @@ Only torch is used here. Shapes: M tokens, V vocabulary, R rank of an adapter, B
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from radistill import losses
+from radistill import losses, seeds
 from radistill.errors import ModelError
+from radistill.losses import ORIGINS
+from radistill.records import TASK
 from radistill.training_parts import Step
+
+if TYPE_CHECKING:
+    from radistill.packing import Row
 
 Direction = Literal["forward", "reverse"]
 BATCH = 32
@@ -243,9 +249,30 @@ def _to_the_end(ids: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
     return list(ids[: stop + 1])
 
 
-def fisher(
-    model: Any, weights: Sequence[nn.Parameter], *, opening: Sequence[int], samples: Iterable[Sequence[int]]
-) -> list[torch.Tensor]:
+@dataclass(frozen=True)
+class Sample:
+    """Ids of which the untouched model wrote some, given all that stands before each."""
+
+    ids: Sequence[int]
+    written: Sequence[int]
+    """Places of those that it wrote, none of them the first."""
+
+    @classmethod
+    def after(cls, opening: Sequence[int], ids: Sequence[int]) -> "Sample":
+        """All that stands behind the opening."""
+        return cls([*opening, *ids], range(len(opening), len(opening) + len(ids)))
+
+
+def written_in(rows: "Sequence[Row]", *, count: int, seed: int) -> list[Sample]:
+    """Up to so many rows in which the untouched model wrote what does not teach the task: the same for a seed."""
+    task = [ORIGINS.index(origin) for origin in TASK]
+    written = [np.flatnonzero((row.weights_T > 0) & ~np.isin(row.pools_T, task)) for row in rows]
+    found = [Sample(row.ids_T.tolist(), at.tolist()) for row, at in zip(rows, written, strict=True) if len(at)]
+    order = seeds.generator(seed, "rows for the Fisher information").permutation(len(found))
+    return [found[at] for at in order[:count]]
+
+
+def fisher(model: Any, weights: Sequence[nn.Parameter], samples: Iterable[Sample]) -> list[torch.Tensor]:
     """The diagonal of the Fisher matrix: the mean over samples of the squared gradient of one sample's log-likelihood.
 
     A gradient is squared and dropped as soon as it is known, so that no two are held.
@@ -253,8 +280,7 @@ def fisher(
     Args:
         model: in evaluation mode; every gradient that it holds is given up.
         weights: of which parameters; they may be frozen.
-        opening: ids before every sample, which are given.
-        samples: what the model has written after them.
+        samples: what the model has written.
 
     Returns:
         For each parameter a tensor of its shape, in at least float32.
@@ -263,11 +289,10 @@ def fisher(
     count = 0
     with _only(model, weights), _squares_into(weights, sums):
         for sample in samples:
-            ids_T = torch.tensor([*opening, *sample], device=weights[0].device)
+            ids_T = torch.tensor(sample.ids, device=weights[0].device)
+            at_N = torch.tensor(sample.written, device=weights[0].device)
             logits_TV = model(input_ids=ids_T.unsqueeze(0), use_cache=False).logits[0]
-            at = len(opening)
-            nll_T = losses.token_nll(logits_TV[at - 1 : -1], ids_T[at:])
-            torch.autograd.backward(nll_T.sum())
+            torch.autograd.backward(losses.token_nll(logits_TV[at_N - 1], ids_T[at_N]).sum())
             count += 1
     return [total / max(1, count) for total in sums]
 

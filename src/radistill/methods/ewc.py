@@ -14,6 +14,10 @@ Departures:
   expectation that the Fisher matrix is defined by. They have no context but what the chat template writes before an
   answer (after the BOS, where there is one), because what is to be kept is not what it says about the task. With a
   template that writes nothing there, the context is the BOS alone; without either, the end-of-turn token.
+- `samples_of: records` takes what another method of the run has let the untouched model write, each token given all
+  that stands before it in its record; of a rationale, also the reference. It costs no writing, and tells what the
+  weights matter for where that method rehearses. A sample of another temperature than 1 is no draw from the whole
+  distribution.
 - `normalise` divides F by its mean over all trained weights, so that `weight` means the same for every model and for
   every length of the samples, and F = 1 would be L2-SP. The paper does not.
 
@@ -25,16 +29,18 @@ the starting weights, and the difference from them while a step is computed. The
 is continued; equal seeds give equal samples.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from radistill import seeds
 from radistill.chat import Chat
+from radistill.errors import ConfigError
 from radistill.methods.base import Method
 from radistill.records import Message
 
 if TYPE_CHECKING:
+    from radistill.penalties import Sample
     from radistill.training_parts import Penalty, Start
 
 
@@ -45,31 +51,53 @@ class EWC(Method):
     """Half of it multiplies the squared changes, each times its Fisher information."""
     samples: int = Field(256, ge=1)
     """So many samples of the untouched model tell what its weights matter for."""
+    samples_of: Literal["own", "records"] = "own"
+    """`own`: they are drawn for this alone; `records`: they are what another method of the run lets the untouched model
+    write beside the references (`radis`, `context_free`, `pseudorehearsal`)."""
     max_new_tokens: int = Field(128, ge=1)
-    """At most so many tokens are written for each."""
+    """At most so many tokens are written for each of its own."""
     normalise: bool = True
     """Whether the Fisher information is divided by its mean; without it, `weight` has to be found for each model."""
 
     def penalty(self, start: "Start") -> "Penalty | None":
-        """The Fisher-weighted squared distance from the start."""
+        """The Fisher-weighted squared distance from the start.
+
+        Raises:
+            ConfigError: the samples are to be those of the records, and the untouched model wrote nothing in them.
+        """
         from radistill import penalties
 
-        model, opening = start.model, empty_context(start.chat)
+        model = start.model
         was_training = model.training
         model.eval()
         try:
-            samples = penalties.draw(
-                model, opening, count=self.samples, max_new_tokens=self.max_new_tokens,
-                stop_ids=start.chat.stop_ids, seed=seeds.number(start.seed, "fisher") % (1 << 32),
-            )  # fmt: skip
+            samples, tokens = self._samples(start)
             changes = penalties.changes_of(model)
-            found = penalties.fisher(model, [c.weight for c in changes], opening=opening, samples=samples)
+            found = penalties.fisher(model, [c.weight for c in changes], samples)
         finally:
             model.train(was_training)
-        # Each id is gone through twice: when it is written, and when its gradient is taken.
-        tokens = 2 * sum(len(opening) + len(sample) for sample in samples)
         importances = penalties.with_mean_one(found) if self.normalise else found
         return penalties.Pull(changes, self.weight, importances, tokens)
+
+    def _samples(self, start: "Start") -> "tuple[list[Sample], int]":
+        """And how many ids are read and written for them: each is read when its gradient is taken."""
+        from radistill import penalties
+
+        if self.samples_of == "records":
+            samples = penalties.written_in(start.rows, count=self.samples, seed=start.seed)
+            if not samples:
+                raise ConfigError(
+                    "method ewc: samples_of is records, but the untouched model wrote nothing beside the references. "
+                    "Name a method that lets it write (radis, context_free, pseudorehearsal), or set samples_of: own."
+                )
+            return samples, sum(len(sample.ids) for sample in samples)
+        opening = empty_context(start.chat)
+        drawn = penalties.draw(
+            start.model, opening, count=self.samples, max_new_tokens=self.max_new_tokens,
+            stop_ids=start.chat.stop_ids, seed=seeds.number(start.seed, "fisher") % (1 << 32),
+        )  # fmt: skip
+        samples = [penalties.Sample.after(opening, ids) for ids in drawn]
+        return samples, 2 * sum(len(sample.ids) for sample in samples)
 
 
 def empty_context(chat: Chat) -> list[int]:
