@@ -38,6 +38,8 @@ def pretrain(
     mixed: Annotated[int, typer.Option(min=0, help="Texts and chats, half each, of the last phase.")] = 80_000,
     hidden_size: Annotated[int, typer.Option(help="Width of the model, a multiple of 64.")] = 192,
     layers: Annotated[int, typer.Option(min=1, help="Depth of the model.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts or chats a step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; a wider model needs a lower one.")] = 2.5e-3,
 ) -> None:
     """Bring up a pocket model from nothing, or go on where it was interrupted."""
     from radistill.errors import ConfigError
@@ -45,6 +47,8 @@ def pretrain(
 
     if hidden_size < HEAD or hidden_size % HEAD:
         raise ConfigError(f"--hidden-size: {hidden_size} is no multiple of {HEAD}; a head has so many dimensions.")
+    if not learning_rate > 0:
+        raise ConfigError(f"--learning-rate: {learning_rate:g} is not above 0.")
     settings = Upbringing(
         world=_world(world, rationale_overlap, word_order, morphology),
         seed=seed,
@@ -55,6 +59,8 @@ def pretrain(
         hidden_size=hidden_size,
         intermediate_size=8 * hidden_size // 3,
         layers=layers,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
     )
     folder = pretrain(settings, output_dir, say=_say)
     typer.echo(f"model: {folder}; its table: radistill lab exam {folder}")
