@@ -280,6 +280,9 @@ def _build(file: RunFile) -> RunConfig:
             Problem(("evaluate",), "must be a list of tasks: write [translation], or `- task: translation`")
         )
         raw["evaluate"] = [_failed]
+    train = raw.get("train")
+    if isinstance(raw["method"], Method) and (train is None or isinstance(train, dict)):
+        raw["train"] = {**raw["method"].prefers, **(train or {})}
     config = _validated(RunConfig, raw, (), problems)
     if config is not None:
         problems += _disagreements(config)
@@ -312,8 +315,8 @@ def _method(raw: Any, problems: list[Problem]) -> Any:
     if len(parts) == 1:
         return parts[0]
     found: list[Problem] = []
-    composed = _validated(Composed, {"parts": parts}, ("method",), found)
-    problems += [replace(problem, key=("method",)) for problem in found]  # `parts` is no word of the run file
+    composed = _validated(Composed, {"listed": parts}, ("method",), found)
+    problems += [replace(problem, key=("method",)) for problem in found]  # `listed` is no word of the run file
     return composed or _failed
 
 

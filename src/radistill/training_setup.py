@@ -6,7 +6,7 @@ from typing import Any
 from radistill import data, losses, models, seeds
 from radistill.config import RunConfig
 from radistill.errors import ConfigError
-from radistill.methods._composed import Composed, flag, has, parts_of
+from radistill.methods._composed import Several, flag, has, parts_of
 from radistill.packing import Collator, Row
 from radistill.records import Example
 from radistill.speaker import Speaker
@@ -64,5 +64,5 @@ def _freeze(config: RunConfig, model: Any) -> None:
         if parameter.requires_grad and not method.trains(name, n_layers):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        shown = "these methods together leave" if isinstance(method, Composed) else "method: this method leaves"
+        shown = "these methods together leave" if isinstance(method, Several) else "method: this method leaves"
         raise ConfigError(f"{shown} no parameter to train in a model of {n_layers} layers.")

@@ -5,6 +5,7 @@ penalty, one weighs tokens while training, and one lets the model in training wr
 combined is refused with the reason, not ranked in silence.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,30 +34,13 @@ ONLY_ONE: dict[str, str] = {
 """Hook → what two methods that both have it would do."""
 
 
-class Composed(Method):
-    """Several methods as one."""
+class Several(Method, ABC):
+    """Several methods as one: what each hook does is told by the parts."""
 
-    parts: tuple[SerializeAsAny[Method], ...] = Field(min_length=1)
-    """In the order of the run file."""
-
-    @field_validator("parts")
-    @classmethod
-    def _go_together(cls, parts: tuple[Method, ...]) -> tuple[Method, ...]:
-        names = [plugins.name_of(part) for part in parts]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{name} is listed twice; list it once")
-        for hook, what in ONLY_ONE.items():
-            both = [name for name, part in zip(names, parts, strict=True) if has(part, hook)]
-            if len(both) > 1:
-                raise ValueError(f"{both[0]} and {both[1]} both {what}; a run can have one of them")
-        writing = [name for name, part in zip(names, parts, strict=True) if has(part, "rollout")]
-        weighing = [n for n, p in zip(names, parts, strict=True) if has(p, "weigh") or has(p, "token_weights")]
-        if writing and weighing:
-            raise ValueError(
-                f"{weighing[0]} weighs the tokens of references, on which {writing[0]} does not train; use one of them"
-            )
-        return parts
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Method, ...]:
+        """The methods."""
 
     def plan(self, example: Example, chat: Chat, sampling: Sampling) -> Sequence[Request]:
         """Of the one that has it."""
@@ -135,6 +119,44 @@ class Composed(Method):
         return [(part, part.plan_more(whole, own)) for part, own in self._shares(whole, rounds)]
 
 
+class Composed(Several):
+    """The methods of a run file that lists several."""
+
+    listed: tuple[SerializeAsAny[Method], ...] = Field(min_length=1)
+    """In the order of the run file."""
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """As listed."""
+        return self.listed
+
+    @field_validator("listed")
+    @classmethod
+    def _go_together(cls, parts: tuple[Method, ...]) -> tuple[Method, ...]:
+        names = [plugins.name_of(part) for part in parts]
+        if whole := [part for part in parts if isinstance(part, Several)]:
+            own, one = ", ".join(plugins.name_of(part) for part in whole[0].parts), plugins.name_of(whole[0])
+            others = " and ".join(name for name in names if name != one) or "itself"
+            raise ValueError(
+                f"{one} is several methods itself and cannot be listed with {others}; list those of its parts that you "
+                f"want: {own}"
+            )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is listed twice; list it once")
+        for hook, what in ONLY_ONE.items():
+            both = [name for name, part in zip(names, parts, strict=True) if has(part, hook)]
+            if len(both) > 1:
+                raise ValueError(f"{both[0]} and {both[1]} both {what}; a run can have one of them")
+        writing = [name for name, part in zip(names, parts, strict=True) if has(part, "rollout")]
+        weighing = [n for n, p in zip(names, parts, strict=True) if has(p, "weigh") or has(p, "token_weights")]
+        if writing and weighing:
+            raise ValueError(
+                f"{weighing[0]} weighs the tokens of references, on which {writing[0]} does not train; use one of them"
+            )
+        return parts
+
+
 def has(method: Method, hook: str) -> bool:
     """Whether the method overrides the hook."""
     own: Callable[..., Any] = getattr(type(method), hook)
@@ -143,14 +165,15 @@ def has(method: Method, hook: str) -> bool:
 
 def parts_of(method: Method) -> tuple[Method, ...]:
     """The methods of a run, one or several."""
-    return method.parts if isinstance(method, Composed) else (method,)
+    return method.parts if isinstance(method, Several) else (method,)
 
 
 def flag(method: Method, name: str) -> bool:
-    """Whether any of the run's methods has the flag (`is_scored`, `uses_reference`, `brings_data`)."""
-    return any(getattr(part, name) for part in parts_of(method))
+    """Whether any of the run's methods has the flag (`ours`, `is_scored`, `uses_reference`, `brings_data`)."""
+    return any(getattr(part, name) for part in (method, *parts_of(method)))
 
 
 def title_of(method: Method) -> str:
     """What tables call it: `radis`, or `radis+context_free`."""
-    return "+".join(plugins.name_of(part) for part in parts_of(method))
+    parts = parts_of(method) if isinstance(method, Composed) else (method,)
+    return "+".join(plugins.name_of(part) for part in parts)

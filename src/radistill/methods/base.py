@@ -12,7 +12,7 @@ from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from radistill.chat import Chat, Opening
 from radistill.records import Example, Generation, Origin, Request, Sampling, Segment, TrainingRecord, digest
@@ -54,6 +54,8 @@ class Method(Settings, ABC):
     """Whether `weigh` needs to know how probable each token of a record was to the untouched model."""
     uses_reference: ClassVar[bool] = False
     """Whether training needs the untouched model beside the one that is trained."""
+    prefers: ClassVar[Mapping[str, Any]] = {}
+    """Settings of the section `train` that a run with this method has unless its run file says otherwise."""
 
     def plan(self, example: Example, chat: Chat, sampling: Sampling) -> Sequence[Request]:
         """What the untouched model must write about this example before training; deterministic."""
