@@ -15,6 +15,7 @@ from fakes_cells import RUN, finish
 from fakes_report import fewer_draws
 from radistill import compare as module
 from radistill import pipeline, scoring
+from radistill.compare import _in_processes as in_processes
 from radistill.compare import compare, is_finished
 from radistill.compare_config import Cell, CompareConfig, cells_of, load_compare_config
 from radistill.compare_results import _Rows, comparison
@@ -268,3 +269,18 @@ def test_workers_do_one_cell_each_and_a_failure_is_told_while_the_others_are_kep
     assert "3 of 4 cells are finished" in told
     numbers = json.loads(next(p for p in written if p.suffix == ".json").read_text(encoding="utf-8"))
     assert set(numbers["frontier"]) == {"vanilla", "radis"}
+
+
+def test_a_cell_that_needs_another_waits_for_it_and_no_longer(tmp_path: Path) -> None:
+    mixed = {"interpolate": {"method": {"name": "interpolate", "run": "@vanilla.0"}, "dials": {"method.share": [0.5]}}}
+    config = config_at(tmp_path, methods=grid("vanilla", rates=(1e-4,)) | mixed, points=1)
+    cells = cells_of(config)
+    # Each notes when it begins and ends; vanilla takes longer than it takes to begin the next.
+    script = "import sys, time; n = int(sys.argv[-1]); log = open(sys.argv[1], 'a', buffering=1);"
+    script += "log.write(f'begin {n}\\n'); time.sleep(0.4 if n in (0, 2) else 0); log.write(f'end {n}\\n')"
+    in_processes(cells, cells, 2, [sys.executable, "-c", script, str(tmp_path / "log")], lambda _: None)
+    told = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert [cell.needs for cell in cells] == [(), ("vanilla.0-seed0",), (), ("vanilla.0-seed1",)]
+    assert told.index("end 0") < told.index("begin 1")
+    assert told.index("end 2") < told.index("begin 3")
+    assert told.index("end 1") < told.index("end 3"), "a seed is brought to its end before the next"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import yaml
@@ -163,7 +163,7 @@ def _timed(cell: Cell, total: int, say: Say) -> None:
 
 
 def _in_processes(cells: Sequence[Cell], todo: Sequence[Cell], workers: int, command: Sequence[str], say: Say) -> None:
-    """Cells that need others wait until all those are done."""
+    """Cells begin in their order; one that needs others waits until those are done."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
 
@@ -175,15 +175,24 @@ def _in_processes(cells: Sequence[Cell], todo: Sequence[Cell], workers: int, com
             raise RadistillError(f"{cell.name} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
         return cell.name
 
-    for group in ([c for c in todo if not c.needs], [c for c in todo if c.needs]):
-        with ThreadPoolExecutor(workers) as pool:
-            running = [pool.submit(one, cell) for cell in group]
-            try:
-                for number, finished in enumerate(as_completed(running), start=1):
-                    say(f"{finished.result()}: done ({number} of {len(group)}; {len(cells)} cells in all)")
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    with ThreadPoolExecutor(workers) as pool:
+        running: dict[str, Future[str]] = {}
+
+        def after(needed: Sequence[Future[str]], cell: Cell) -> str:
+            for future in needed:
+                future.result()
+            return one(cell)
+
+        for cell in todo:
+            # Those stand before it and begin in order, so that what is waited for has begun.
+            needed = [running[name] for name in cell.needs if name in running]
+            running[cell.name] = pool.submit(after, needed, cell)
+        try:
+            for number, finished in enumerate(as_completed(running.values()), start=1):
+                say(f"{finished.result()}: done ({number} of {len(todo)}; {len(cells)} cells in all)")
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def default_command(arguments: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Self-rehearsal with a pull: a model is held by what it says itself in three ways, and by the weights it needs for it.
 
 This project's own mixture of published parts; what it does beside each of them is measured in
-`docs/evidence/methods-in-the-lab.md`. For references r and the untouched model p,
+`docs/evidence/larger-pocket-model.md`. For references r and the untouched model p,
 
     loss = mean over r of -log q
          + sum over the three kinds of self-written text of the mean of KL(p || q) at their tokens

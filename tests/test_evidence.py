@@ -1,0 +1,31 @@
+"""What docs/evidence says of a comparison follows from the rows that are kept beside it."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from radistill.compare import write_report
+from radistill.compare_config import load_compare_config
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = ROOT / "docs" / "evidence"
+
+
+def test_the_numbers_of_the_larger_model_follow_from_its_rows(tmp_path: Path) -> None:
+    with tarfile.open(EVIDENCE / "cells" / "compare-lab-33m-seed0.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    file = ROOT / "benchmarks" / "compare-lab-33m.yaml"
+    write_report(load_compare_config(file, ["seeds=[0]", f"output_dir={tmp_path}"]))
+    found, kept = (
+        json.loads(path.read_text(encoding="utf-8"))["frontier"]
+        for path in (tmp_path / "compare.json", EVIDENCE / "compare-lab-33m.json")
+    )
+    assert found.keys() == kept.keys() >= {"ours", "vanilla", "radis", "ewc", "pseudorehearsal"}
+    page = (EVIDENCE / "larger-pocket-model.md").read_text(encoding="utf-8")
+    for name, numbers in found.items():
+        volume = numbers["hypervolume"]
+        assert volume == pytest.approx(kept[name]["hypervolume"], rel=1e-9)
+        assert f"{volume['value']:.3f} [{volume['low']:.3f}, {volume['high']:.3f}]" in page
+        assert numbers["ours"] == (name == "ours")
