@@ -186,8 +186,8 @@ def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any], message:
 
 def test_it_takes_the_references_place_and_so_goes_with_no_method_that_trains_on_text_about_it() -> None:
     with pytest.raises(ValidationError, match="radis and sdft_onpolicy both say what is trained on"):
-        Composed(parts=(RaDis(), OnPolicySDFT()))
-    assert Composed(parts=(Vanilla(), OnPolicySDFT())).parts
+        Composed(listed=(RaDis(), OnPolicySDFT()))
+    assert Composed(listed=(Vanilla(), OnPolicySDFT())).parts
 
 
 def test_a_demonstration_that_leaves_no_room_is_refused_before_the_first_step(tiny_model: Path) -> None:
