@@ -11,7 +11,7 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("[a-z
 
 
 def test_there_is_something_to_run() -> None:
-    assert [script.stem for script in SCRIPTS] == ["generate", "lab_radis"]
+    assert [script.stem for script in SCRIPTS] == ["compare_worlds", "generate", "lab_radis"]
 
 
 @pytest.mark.slow
@@ -42,3 +42,22 @@ def test_the_quick_form_measures_and_writes_its_ratios(tmp_path: Path) -> None:
     ratios = json.loads(file.read_text(encoding="utf-8"))["ratios"]
     assert ratios["vs_plain"] > 0
     assert set(ratios) == {"vs_plain", "vs_vllm", "vs_client"}
+
+
+@pytest.mark.slow
+def test_the_worlds_are_brought_up_and_compared_and_summed_up(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "compare_worlds")
+    command = [sys.executable, str(script), "--tiny", "--worlds", "101", "--output-dir", str(tmp_path / "worlds")]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--json", str(tmp_path / "numbers.json")], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        numbers = json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8"))
+        means = numbers["means"]
+        assert set(means) == {"vanilla", "replay"}
+        assert means["vanilla"]["hypervolume"] == numbers["worlds"]["101"]["vanilla"]["hypervolume"]["value"]
+    assert "2 of 2 cells are finished" in done.stdout
+    told = json.loads((tmp_path / "worlds" / "101" / "upbringing" / "upbringing.json").read_text(encoding="utf-8"))
+    assert told["world"] == {"number": 101, "rationale_overlap": 1.0, "word_order": "sov", "morphology": "prefixes"}
+    assert (tmp_path / "worlds" / "101" / "exam.json").exists()
