@@ -257,19 +257,54 @@ def test_an_answer_ends_at_any_of_the_models_stop_ids(tiny_model: Path, folder: 
 
 
 def test_nothing_is_computed_after_the_last_row_has_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = []
+    widths: list[int] = []
     with opened(folder, batch_size=1) as generator:
         really = generator.model.generate
 
         def generate(**options: Any) -> Any:
             out = really(**options)
-            widths.append(out.shape[1] - options["input_ids"].shape[1])
+            widths[-1] += out.sequences.shape[1] - options["input_ids"].shape[1]
             return out
 
         monkeypatch.setattr(generator.model, "generate", generate)
-        found = [g for r in plan(folder, FULL) for g in generator.answer([r])]
+        found = []
+        for request in plan(folder, FULL):
+            for at in range(request.sampling.n):
+                widths.append(0)
+                found += generator._batch([(request, at)])
     assert "stop" in {g.finish_reason for g in found}
     assert widths == [g.n_tokens + (g.finish_reason == "stop") for g in found]
+
+
+@pytest.mark.parametrize("selects", [True, False])
+def test_rows_that_have_ended_leave_the_batch_and_the_others_write_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, selects: bool
+) -> None:
+    from radistill.backends import transformers as module
+
+    requests = plan(folder, SAMPLED, GREEDY, FULL)
+    worked: list[list[tuple[int, int]]] = []
+    with opened(folder) as generator:
+        really = generator.model.generate
+
+        def generate(**options: Any) -> Any:
+            out = really(**options)
+            before = options["input_ids"].shape
+            worked[-1].append((before[0], before[0] * (out.sequences.shape[1] - before[1])))
+            return out
+
+        monkeypatch.setattr(generator.model, "generate", generate)
+        found = []
+        for look in (1 << 20, 2):
+            worked.append([])
+            monkeypatch.setattr(module, "LOOK", look)
+            if not selects:
+                monkeypatch.setattr(module, "_can_select", lambda _: False)
+            found.append(answers(generator, requests))
+    assert found[0] == found[1]
+    whole, looked = worked
+    assert len(looked) > len(whole), "it looked more than once"
+    assert sum(tokens for _, tokens in looked) < sum(tokens for _, tokens in whole), "rows have left"
 
 
 def test_precision_is_part_of_the_identity_and_the_model_is_freed(folder: Path) -> None:

@@ -24,6 +24,9 @@ from radistill.errors import BackendError
 from radistill.records import FinishReason, Generation, Request, Sampling, sampling_key
 from radistill.speaker import Speaker
 
+LOOK = 16
+"""After so many tokens a batch is first looked at for rows that have ended."""
+
 
 class Transformers(Backend):
     """`transformers` generate with length-sorted, left-padded batches."""
@@ -136,35 +139,75 @@ class TransformersGenerator:
 
     def _batch(self, rows: list[tuple[Request, int]]) -> list[Generation]:
         import torch
-        from transformers import GenerationConfig
 
-        sampling = rows[0][0].sampling
         longest = max(len(request.prompt_ids) for request, _ in rows)
-        pad = self.chat.end_id
-        ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+        ids = torch.full((len(rows), longest), self.chat.end_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, (request, _) in enumerate(rows):
             ids[i, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask[i, longest - len(request.prompt_ids) :] = 1
+        with torch.inference_mode():
+            written = self._written(rows, ids.to(self.model.device), mask.to(self.model.device))
+        return [self._read(r, i, row) for (r, i), row in zip(rows, written, strict=True)]
+
+    def _written(self, rows: list[tuple[Request, int]], ids_BT: Any, mask_BT: Any) -> list[list[int]]:
+        """What is written in each row, some of it perhaps behind its end.
+
+        The batch is looked at after a few tokens, then after as many again: rows that have ended leave it with their
+        keys and values, so that the others do not drag them along.
+        """
+        import torch
+
+        longest, budget = ids_BT.shape[1], self._budget(rows[0][0])
+        stops = torch.tensor(sorted(self.chat.stop_ids), device=ids_BT.device)
+        written: dict[int, list[int]] = {}
+        alive, cache = list(range(len(rows))), None
+        while alive:
+            done = ids_BT.shape[1] - longest
+            steps = min(max(LOOK, done), budget - done)
+            ids_BT, cache = self._more([rows[i] for i in alive], ids_BT, mask_BT, cache, steps, longest)
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), ids_BT.shape[1] - mask_BT.shape[1])], dim=1)
+            is_done_B = torch.isin(ids_BT[:, longest:], stops).any(dim=1)
+            if ids_BT.shape[1] - longest >= budget:
+                is_done_B[:] = True
+            elif not _can_select(cache):
+                cache = None  # read again, which every architecture can
+            for at in is_done_B.nonzero()[:, 0].tolist():
+                written[alive[at]] = ids_BT[at, longest:].tolist()
+            kept_A = (~is_done_B).nonzero()[:, 0]
+            if len(kept_A) < len(alive):
+                alive = [alive[at] for at in kept_A.tolist()]
+                ids_BT, mask_BT = ids_BT[kept_A], mask_BT[kept_A]
+                if cache is not None and alive:
+                    cache.batch_select_indices(kept_A)
+        return [written[i] for i in range(len(rows))]
+
+    def _more(
+        self, rows: list[tuple[Request, int]], ids_BT: Any, mask_BT: Any, cache: Any, steps: int, longest: int
+    ) -> tuple[Any, Any]:
+        """The ids with up to so many more, and the keys and values of all but the last."""
+        from transformers import GenerationConfig
+
+        sampling = rows[0][0].sampling
         keys = [f"{request.key}/{index}" for request, index in rows]
         config = GenerationConfig(
-            max_new_tokens=self._budget(rows[0][0]),
+            max_new_tokens=steps,
             do_sample=False,  # the draw is made by `_Drawn`, keyed by row and position
             num_beams=1,
             eos_token_id=list(self.chat.stop_ids),
-            pad_token_id=pad,
+            pad_token_id=self.chat.end_id,
             use_cache=True,
+            return_dict_in_generate=True,
         )
         processors = [] if sampling.temperature == 0 else [_Drawn(sampling, keys, longest)]
-        with torch.inference_mode():
-            out = self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                generation_config=config,
-                logits_processor=processors,
-            )
-        written = out[:, longest:].tolist()
-        return [self._read(r, i, row) for (r, i), row in zip(rows, written, strict=True)]
+        out = self.model.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            generation_config=config,
+            logits_processor=processors,
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+        return out.sequences, out.past_key_values
 
     def _read(self, request: Request, index: int, row: list[int]) -> Generation:
         """Everything before the first stop id; without one the row was cut."""
@@ -174,6 +217,14 @@ class TransformersGenerator:
         reason: FinishReason = "length" if end is None else "stop"
         text = self.chat.spell(request.prompt_ids, ids)
         return Generation(key=request.key, index=index, token_ids=ids, text=text, finish_reason=reason)
+
+
+def _can_select(cache: Any) -> bool:
+    """Whether rows can be taken out of the keys and values; those of other layers than these hold more than that."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return type(cache) is DynamicCache and all(type(layer) in plain for layer in cache.layers)
 
 
 def _kind(request: Request) -> tuple[bool, int, list[object]]:
