@@ -15,11 +15,15 @@ for seed in $(ls "$from/cells" | sed 's/.*-seed//' | sort -nu); do
         # A cell is finished when it is scored.
         [ -f "$cell/scores.json" ] || continue
         own=cells/$(basename "$cell")
-        (cd "$from" && ls -d "$own/config.yaml" "$own/manifest.json" "$own/records.summary.json" "$own/scores.json" "$own"/rows/*) >>"$work/list"
+        mkdir -p "$work/$own"
+        cp -r "$cell/config.yaml" "$cell/manifest.json" "$cell/records.summary.json" "$cell/scores.json" "$cell/rows" "$work/$own"
+        # Where the folders lay on this machine is nobody's business, and the comparison does not ask.
+        sed -i -e "s#$(pwd)/##g" -e 's#"/[^"]*/src/radistill/#"src/radistill/#g' "$work/$own/config.yaml" "$work/$own/manifest.json"
+        echo "$own" >>"$work/list"
     done
     [ -s "$work/list" ] || continue
     # Same cells, same bytes: no times, no owners. The largest window finds what the cells have in common.
-    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$from" -cf "$work/cells.tar" -T "$work/list"
+    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$work" -cf "$work/cells.tar" -T "$work/list"
     xz -9e -T1 -c "$work/cells.tar" >"$work/cells.tar.xz"
     mv "$work/cells.tar.xz" "$to/$name-seed$seed.tar.xz"
 done
