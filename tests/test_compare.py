@@ -275,7 +275,8 @@ def test_a_cell_that_needs_another_waits_for_it_and_no_longer(tmp_path: Path) ->
     mixed = {"interpolate": {"method": {"name": "interpolate", "run": "@vanilla.0"}, "dials": {"method.share": [0.5]}}}
     config = config_at(tmp_path, methods=grid("vanilla", rates=(1e-4,)) | mixed, points=1)
     cells = cells_of(config)
-    # Each notes when it begins and ends; vanilla takes longer than it takes to begin the next.
+    # Each notes when it begins and ends. What is needed sleeps, so that a cell that did not wait would begin before its
+    # end; nothing is asserted about how long anything takes.
     script = "import sys, time; n = int(sys.argv[-1]); log = open(sys.argv[1], 'a', buffering=1);"
     script += "log.write(f'begin {n}\\n'); time.sleep(0.4 if n in (0, 2) else 0); log.write(f'end {n}\\n')"
     in_processes(cells, cells, 2, [sys.executable, "-c", script, str(tmp_path / "log")], lambda _: None)
