@@ -71,8 +71,9 @@ def plain(model: Any, chat: Chat, requests: list[Request], sampling: Sampling) -
 
 
 def ours(generator: Generator, requests: list[Request]) -> int:
-    """The backend, unit by unit as in a run."""
-    return sum(a.n_tokens for unit in generator.units(requests) for a in generator.answer(unit))
+    """The backend, as in a run."""
+    lacking = {request.key for request in requests}
+    return sum(a.n_tokens for together in generator.answers(requests, lacking) for a in together)
 
 
 def rate(work: Callable[[], int]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def assembled(
     return config, run, list(read_records(run.records))
 
 
-def planned(config: RunConfig) -> tuple[tuple[Example, ...], dict[str, Request], Chat]:
+def planned(config: RunConfig) -> tuple[Sequence[Example], dict[str, Request], Chat]:
     """The examples, what was asked about each, and the chat."""
     chat = untouched(config).chat
     examples = data.load(config.data, "train", seed=config.seed).examples

@@ -285,3 +285,13 @@ def test_a_cell_that_needs_another_waits_for_it_and_no_longer(tmp_path: Path) ->
     assert told.index("end 0") < told.index("begin 1")
     assert told.index("end 2") < told.index("begin 3")
     assert told.index("end 1") < told.index("end 3"), "a seed is brought to its end before the next"
+
+
+def test_a_cell_of_a_version_that_lacked_a_setting_is_still_finished(tmp_path: Path) -> None:
+    cells = finished(config_at(tmp_path))
+    for cell in cells:
+        path = RunFolder(cell.folder).config
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        del stored["generate"]["keep_tokens"], stored["train"]["warmup_ratio"]
+        path.write_text(yaml.safe_dump(stored), encoding="utf-8")
+    assert all(map(is_finished, cells))

@@ -1,5 +1,6 @@
 """Test data in the training data: what is found, what does not count, and when a run is refused."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def test_other_data_within_the_limit_are_not_refused(train: str, test: str, foun
 
 
 @pytest.fixture(scope="module")
-def alma() -> tuple[DataSettings, tuple[Example, ...], tuple[Example, ...]]:
+def alma() -> tuple[DataSettings, Sequence[Example], Sequence[Example]]:
     pairs = ("de-en", "en-de", "cs-en", "en-cs", "ru-en", "en-ru", "zh-en", "en-zh")
     source = DataSource(path=str(SHARED / "alma"), pairs=pairs)
     train = source.model_copy(update={"pairs": pairs[::2]})  # the same texts as in both directions
@@ -141,7 +142,7 @@ def alma() -> tuple[DataSettings, tuple[Example, ...], tuple[Example, ...]]:
 
 @needs_alma
 def test_almas_english_overlaps_in_two_segments_within_their_pairs(
-    alma: tuple[DataSettings, tuple[Example, ...], tuple[Example, ...]],
+    alma: tuple[DataSettings, Sequence[Example], Sequence[Example]],
 ) -> None:
     english: dict[str, int] = {}
     normalised = 0
@@ -157,7 +158,7 @@ def test_almas_english_overlaps_in_two_segments_within_their_pairs(
 
 @needs_alma
 def test_almas_tests_are_clean_of_all_its_training_data_together(
-    alma: tuple[DataSettings, tuple[Example, ...], tuple[Example, ...]],
+    alma: tuple[DataSettings, Sequence[Example], Sequence[Example]],
 ) -> None:
     settings_, train, test = alma
     found = overlap(train, test)

@@ -1,5 +1,6 @@
 """Tests in what the model wrote: what is looked for, where, and what does not count."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,7 @@ PAIRS = ("de-en", "en-de", "cs-en", "en-cs", "ru-en", "en-ru", "zh-en", "en-zh")
 
 
 @pytest.fixture(scope="module")
-def wmt22(shared_data: Path) -> tuple[HeldOut, tuple[Example, ...]]:
+def wmt22(shared_data: Path) -> tuple[HeldOut, Sequence[Example]]:
     """The tests, and 5000 training examples."""
     source = DataSource(path=str(shared_data / "alma"), pairs=PAIRS)
     train = source.model_copy(update={"limit": 5000, "pairs": PAIRS[:2]})
@@ -281,7 +282,7 @@ def wmt22(shared_data: Path) -> tuple[HeldOut, tuple[Example, ...]]:
     return HeldOut(load(settings, "test", seed=0).examples), load(settings, "train", seed=0).examples
 
 
-def test_rationales_that_repeat_almas_own_rows_are_kept(wmt22: tuple[HeldOut, tuple[Example, ...]]) -> None:
+def test_rationales_that_repeat_almas_own_rows_are_kept(wmt22: tuple[HeldOut, Sequence[Example]]) -> None:
     tests, train = wmt22
     rows = [f"{example.tags['source']}\n\nThat is: {example.reference}" for example in train]
     dropped = [leak for row in rows if (leak := tests.in_record(record(("rationale", row)))) is not None]
@@ -289,7 +290,7 @@ def test_rationales_that_repeat_almas_own_rows_are_kept(wmt22: tuple[HeldOut, tu
     assert len(dropped) <= 5
 
 
-def test_turns_of_phrase_that_wmt22_has_as_tests_drop_nothing(wmt22: tuple[HeldOut, tuple[Example, ...]]) -> None:
+def test_turns_of_phrase_that_wmt22_has_as_tests_drop_nothing(wmt22: tuple[HeldOut, Sequence[Example]]) -> None:
     tests, _ = wmt22
     for phrase in ("I hope this helps!", "What is the difference?", "I say thank you very much, my friend."):
         assert tests.in_record(record(("rationale", phrase))) is None

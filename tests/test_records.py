@@ -162,4 +162,4 @@ def test_a_json_line_is_one_line_of_utf8_that_gives_the_row_back(text: str) -> N
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert json.loads(line.decode("utf-8")) == row
-    assert json_line({"a": "é"}, separators=(",", ":")) == '{"a":"é"}\n'.encode()
+    assert json_line({"a": "é"}, compact=True) == '{"a":"é"}\n'.encode()

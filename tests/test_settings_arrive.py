@@ -22,6 +22,7 @@ ARRIVE_ELSEWHERE = {
     "revision": "of a hub id: it is part of the identity of the weights",
     "trust_remote_code": "whether code is run, not what comes out",
     "generate.ledger": "where generations lie; they are found by key",
+    "generate.max_attempts": "how often what has failed is tried",
     "generate.sampling.seed": "the run's seed is put in its place",
     "train.report_to": "who is told about the training",
     "train.save_steps": "how often it is saved",

@@ -1,51 +1,123 @@
 """Ask a model for what the ledger does not hold yet; shared by the stages that let a model write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from radistill.backends.base import Generator
 from radistill.errors import RunFolderError
+from radistill.events import Events
 from radistill.ledger import Ledger
 from radistill.progress import progress
 from radistill.records import Generation, Request
 
+WINDOW = 16_384
+"""So many requests of a plan are held at once, and sorted into batches: memory does not grow with the plan."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Answered:
     """What asking came to."""
 
-    requests: int
+    requests: int = 0
     """Different requests; equal ones are asked once."""
-    from_ledger: int
-    written: int
-    tokens: int
+    from_ledger: int = 0
+    """Of them, those that were answered before."""
+    written: int = 0
+    tokens: int = 0
     """Tokens written now, not those that were in the ledger."""
-    failed: int
+    tokens_read: int = 0
+    """Tokens of the prompts of what was written now."""
+    failed: int = 0
+    """Requests without a good answer: those that failed now, and those that have failed too often before."""
+    given_up: int = 0
+    """Of them, those that are not asked again."""
+    generations: int = 0
+    """Written now; several where a request asks for several."""
+    cut: int = 0
+    """Of them, those that ended at the limit of tokens."""
+    empty: int = 0
+
+    def __add__(self, other: "Answered") -> "Answered":
+        return Answered(*(getattr(self, name) + getattr(other, name) for name in Answered.__slots__))
+
+    def count(self, generations: Sequence[Generation], prompts: dict[str, int]) -> None:
+        """What was written together; `prompts` are the tokens of each request."""
+        bad = {g.key for g in generations if g.finish_reason == "error"}
+        self.written += len({g.key for g in generations})
+        self.generations += len(generations)
+        self.tokens += sum(g.n_tokens for g in generations)
+        self.tokens_read += sum(prompts[g.key] for g in generations)
+        self.failed += len(bad)
+        written = [g for g in generations if g.logprobs is None and g.finish_reason != "error"]
+        self.cut += sum(g.finish_reason == "length" for g in written)
+        self.empty += sum(not g.token_ids for g in written)
+
+    @property
+    def note(self) -> str:
+        """For the progress line: what is not as it should be, and the cost so far."""
+        parts = [f"{self.failed:,} failed"] if self.failed else []
+        for count, what in ((self.cut, "cut by length"), (self.empty, "empty")):
+            if count:
+                parts.append(f"{count / self.generations:.1%} {what}")
+        if self.written:
+            parts.append(f"{self.tokens_read:,} tokens read, {self.tokens:,} written")
+        elif self.from_ledger:
+            parts.append(f"{self.from_ledger:,} from the ledger")
+        return ", ".join(parts)
 
 
-def ask(requests: Sequence[Request], generator: Generator, ledger: Ledger, *, title: str) -> Answered:
-    """Answer every request; each unit of work is committed to the ledger before the next begins.
+def ask(
+    requests: Iterable[Request],
+    generator: Generator,
+    ledger: Ledger,
+    *,
+    title: str,
+    total: int | None = None,
+    attempts: int | None = None,
+    events: Events | None = None,
+) -> Answered:
+    """Answer every request; what an engine gives together is committed to the ledger before it is asked for more.
 
-    The cut into units depends on the plan alone, so a run that was killed continues with the same batches.
+    Args:
+        requests: what is asked, addressed to this generator.
+        generator: who answers.
+        ledger: holds all answers.
+        title: of the progress line.
+        total: how many requests there are, if that is not `len(requests)`.
+        attempts: what has failed so often is not asked again; None = it always is.
+        events: a log to which progress is written.
     """
-    unique = list({r.key: r for r in requests}.values())
-    lacking = ledger.missing(r.key for r in unique)
-    written = tokens = failed = 0
-    with progress(title, len(unique)) as shown:
-        shown.advance(len(unique) - len(lacking), note=f"{len(unique) - len(lacking):,} from the ledger")
-        for unit in generator.units(unique):
-            todo = [request for request in unit if request.key in lacking]
-            if not todo:
-                continue
-            answers = generator.answer(todo)
-            ledger.append(answers)
-            now = sum(a.n_tokens for a in answers)
-            written, tokens = written + len(todo), tokens + now
-            failed += sum(a.finish_reason == "error" for a in answers)
-            shown.advance(len(todo), now, note=f"{failed} failed" if failed else "")
-    return Answered(
-        requests=len(unique), from_ledger=len(unique) - len(lacking), written=written, tokens=tokens, failed=failed
-    )
+    done = Answered()
+    known: set[int] = set()
+    if total is None:
+        requests = requests if isinstance(requests, Sequence) else list(requests)
+        total = len(requests)
+    with progress(title, total) as shown, (events or Events()).of(title, total, done) as log:
+        for window in _windows(requests):
+            # The first half of a key is as good a name as the whole, in a fifth of the memory.
+            different = {r.key: r for r in window if int(r.key[:16], 16) not in known}
+            known.update(int(key[:16], 16) for key in different)
+            lacking = ledger.missing(different, attempts=attempts)
+            done.requests += len(different)
+            done.given_up += (given_up := len(ledger.failures(different.keys() - lacking)))
+            done.failed += given_up
+            done.from_ledger += len(different) - len(lacking) - given_up
+            shown.advance(len(window) - len(lacking), note=done.note)
+            prompts = {key: len(different[key].prompt_ids) for key in lacking}
+            for answers in generator.answers(list(different.values()), lacking):
+                before = done.written, done.tokens
+                ledger.append(answers)
+                done.count(answers, prompts)
+                shown.advance(done.written - before[0], done.tokens - before[1], note=done.note)
+                log()
+    return done
+
+
+def _windows(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    rest = iter(requests)
+    while window := list(islice(rest, WINDOW)):
+        yield window
 
 
 def answers_to(requests: Sequence[Request], ledger: Ledger) -> dict[str, list[Generation]]:

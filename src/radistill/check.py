@@ -208,7 +208,7 @@ def _histogram(lengths: list[int]) -> dict[str, int]:
 
 def _cost(
     config: RunConfig,
-    requests: list[Request],
+    requests: Sequence[Request],
     *,
     sample_size: int,
     total: int,

@@ -16,6 +16,7 @@ import typer
 from radistill import __version__
 from radistill.cli_compare import compare
 from radistill.cli_lab import lab
+from radistill.cli_ledger import ledger
 
 if TYPE_CHECKING:
     from radistill.config import RunConfig
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Teach an instruction-tuned LLM a new skill without losing what it already knows (Rationale Distillation).",
 )
 app.add_typer(lab)
+app.add_typer(ledger)
 app.command("compare")(compare)
 Config = Annotated[Path, typer.Argument(help="Run file (YAML); `radistill init` writes one.", show_default=False)]
 Overrides = Annotated[
@@ -98,7 +100,41 @@ def _stage_verb(name: str, text: str) -> None:
     app.command(name)(verb)
 
 
-_stage_verb("generate", "Stage 1: let the untouched model write what the method plans.")
+@app.command()
+def generate(
+    config: Config,
+    overrides: Overrides = None,
+    redo: bool = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many requests, to try it out.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N shares, from 0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stage 1: let the untouched model write what the method plans.
+
+    With --shard or --limit a part of it is written into the ledger, by any number of processes at once; without them
+    the stage is finished with what is there, and what is lacking is written.
+    """
+    from dataclasses import asdict
+
+    from radistill.errors import ConfigError
+    from radistill.shares import Share
+
+    loaded = _load(config, overrides)
+    share = Share.parse(shard, limit)
+    if share is None:
+        outcomes = _stages(loaded, ("generate",), "generate" if redo else None)
+        if as_json:
+            typer.echo(json.dumps(asdict(outcomes[0].record), default=str))
+        return
+    if redo:
+        raise ConfigError("--redo begins the whole stage anew, so it cannot go with --shard or --limit.")
+    from radistill import pipeline
+    from radistill.terminal import share_line
+
+    answered = pipeline.generate_share(loaded, share)
+    typer.echo(json.dumps(asdict(answered)) if as_json else share_line(share, answered), err=not as_json)
+
+
 _stage_verb("assemble", "Stage 2: put references and rationales together into training records.")
 _stage_verb("train", "Stage 3: fine-tune on the records.")
 

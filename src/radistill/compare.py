@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from radistill import pipeline
 from radistill.compare_config import Cell, CompareConfig, cells_of
-from radistill.config import as_dict
+from radistill.config import as_dict, config_from
 from radistill.errors import RadistillError, RunFolderError
 from radistill.runs import RunFolder
 
@@ -108,13 +109,21 @@ def is_finished(cell: Cell) -> bool:
     lost = [name for name in record.outputs if name.startswith("rows/") and not (run.path / name).exists()]
     if lost:
         return False
-    stored = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    if differing := _differing(stored, as_dict(cell.config)):
+    if differing := _differing(_stored(run.config), as_dict(cell.config)):
         raise RunFolderError(
             f"{run.path} was run with another {differing}. Delete that folder to run the cell again, or choose another "
             "output_dir for the comparison."
         )
     return True
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The settings of a run, with those that came into being after it."""
+    written: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return as_dict(config_from(written))
+    except RadistillError:
+        return written
 
 
 def forget_models(cells: Sequence[Cell]) -> None:
@@ -142,7 +151,7 @@ def _differing(stored: object, wanted: object, key: str = "") -> str:
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for name in [*wanted, *(n for n in stored if n not in wanted)]:
             dotted = f"{key}.{name}" if key else str(name)
-            if dotted in ("output_dir", "generate.ledger", "method.run"):
+            if dotted in ("output_dir", "generate.ledger", "generate.max_attempts", "method.run"):
                 continue
             if name not in stored or name not in wanted:
                 return dotted

@@ -39,6 +39,8 @@ class GenerateSettings(Settings):
     """How rationales are drawn. Its seed is the run's."""
     ledger: str = Field("runs/ledger", min_length=1)
     """Folder of all generations; may be shared by any number of runs."""
+    max_attempts: int = Field(3, ge=1)
+    """A request that has failed so often is not asked again: it is counted, and its example is rejected."""
     teacher: str | None = None
     """Hub id or folder of another model that writes about the examples; null = the untouched model itself."""
     keep_tokens: int | None = Field(None, ge=1)

@@ -4,11 +4,12 @@ Import is light: the settings need pydantic alone, readers are opened by `load`.
 """
 
 import difflib
+import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -17,6 +18,7 @@ from radistill.errors import DataError, did_you_mean
 from radistill.lab import POCKET_DATA, POCKET_NAME
 from radistill.records import Example, Message
 from radistill.settings import Settings
+from radistill.spool import Picked, Spool
 
 if TYPE_CHECKING:
     from radistill.formats._find import Found
@@ -120,8 +122,8 @@ class DataSettings(Settings):
 class Loaded:
     """Examples, and what became of everything else."""
 
-    examples: tuple[Example, ...]
-    """In the order of the files; with a `limit`, in the order of the shuffle."""
+    examples: Sequence[Example]
+    """In the order of the files; with a `limit`, in the order of the shuffle. Not all of them are in memory."""
     rejects: "tuple[Reject, ...]"
     files: tuple[Path, ...]
     """All files that were read."""
@@ -145,10 +147,13 @@ class _Reading:
     source: DataSource
     templates: tuple[str, ...]
     seed: int
-    examples: list[Example] = field(default_factory=list)
+    examples: Spool[Example] = field(default_factory=lambda: Spool(_packed, _unpacked))
     rejects: "dict[tuple[str, int, str], Reject]" = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    ids: Counter[str] = field(default_factory=Counter)
+    known: set[int] = field(default_factory=set)
+    """The first half of every example's id: a set of numbers takes a fifth of the memory of one of ids."""
+    copies: Counter[int] = field(default_factory=Counter)
+    """Of those that came more than once, how many more."""
     rows: int = 0
 
     def add(self, messages: Sequence[Message], reference: str, tags: Mapping[str, str]) -> None:
@@ -157,10 +162,11 @@ class _Reading:
         if system is not None and messages[0].role != "system":
             messages = (Message("system", system), *messages)
         example = Example.of(self.settings.task, messages, reference, tags)
-        self.ids[example.id] += 1
-        if self.ids[example.id] > 1:
-            ordinal = self.ids[example.id] - 1
-            example = Example.of(self.settings.task, messages, reference, tags, ordinal)
+        short = int(example.id[:16], 16)
+        if short in self.known:
+            self.copies[short] += 1
+            example = Example.of(self.settings.task, messages, reference, tags, self.copies[short])
+        self.known.add(short)
         self.examples.append(example)
 
     def refuse(self, reject: "Reject") -> None:
@@ -218,10 +224,11 @@ def _load(reading: _Reading, part: Part) -> Loaded:
     counts = {
         "rows": reading.rows,
         "rejected": len(reading.rejects),
-        "equal": sum(n - 1 for n in reading.ids.values()),
+        "equal": reading.copies.total(),
         "usable": len(reading.examples),
         "examples": len(examples),
     }
+    reading.known.clear()
     files_read = tuple(dict.fromkeys(file for f in found for file in f.files))
     return Loaded(examples, tuple(reading.rejects.values()), files_read, counts, tuple(dict.fromkeys(reading.notes)))
 
@@ -241,29 +248,33 @@ def _read(found: "Found", reading: _Reading) -> None:
     from radistill.formats.base import Conversation, Reject
 
     name = reading.source.format if reading.source.format != "auto" else detect(found)
-    rows: list[Row] = []
-    rows_before, rejects_before = reading.rows, len(reading.rejects)
-    for row in formats.named(name).rows(found.files, found.columns):
-        reading.rows += 1
-        if isinstance(row, Reject):
-            reading.refuse(row)
-        else:
-            rows.append(row)
     shown = " + ".join(map(str, found.files))
-    if reading.rows == rows_before:
+    rejects_before, counted = len(reading.rejects), reading.rows
+
+    def rows(*, again: bool = False) -> "Iterator[Row]":
+        """The usable rows; read from the files once more for each further direction, so that none need be kept."""
+        for row in formats.named(name).rows(found.files, found.columns):
+            reading.rows += not again
+            if isinstance(row, Reject):
+                reading.refuse(row)
+            else:
+                yield row
+
+    first = next(rows(), None)
+    if first is None and reading.rows == counted:
         raise DataError(f"{shown} holds no rows. Fill it, or name another file.")
-    if not rows:
+    if first is None:
         raise _nothing_usable(shown, reading, rejects_before)
-    if isinstance(rows[0].content, Conversation):
-        if not _add_conversations(rows, found, reading):
-            raise _nothing_usable(shown, reading, rejects_before)
+    reading.rows = counted
+    if isinstance(first.content, Conversation):
+        _add_conversations(rows(), found, reading)
         return
-    for pair in found.pairs or (_languages(rows[0], shown, reading),):
-        if not _add_translations(rows, pair, reading):
+    for number, pair in enumerate(found.pairs or (_languages(first, shown, reading),)):
+        if not _add_translations(rows(again=number > 0), pair, reading):
             raise _nothing_usable(f"{shown}, for {pair},", reading, rejects_before)
 
 
-def _add_conversations(rows: "Sequence[Row]", found: "Found", reading: _Reading) -> int:
+def _add_conversations(rows: "Iterable[Row]", found: "Found", reading: _Reading) -> None:
     from radistill.formats.base import Conversation
 
     shown = found.files[0]
@@ -280,10 +291,9 @@ def _add_conversations(rows: "Sequence[Row]", found: "Found", reading: _Reading)
     for row in rows:
         assert isinstance(row.content, Conversation), "a file is read by one format"
         reading.add(row.content.messages, row.content.reference, reading.tags(row, pair, row.content.source))
-    return len(rows)
 
 
-def _add_translations(rows: "Sequence[Row]", pair: "Pair", reading: _Reading) -> int:
+def _add_translations(rows: "Iterable[Row]", pair: "Pair", reading: _Reading) -> int:
     """Make an example of each row in one direction; returns of how many rows one could be made."""
     from radistill.formats.base import UNNAMED, BadRow, Conversation, text
 
@@ -325,14 +335,26 @@ def _nothing_usable(shown: str, reading: _Reading, rejects_before: int) -> DataE
     return DataError(f"{shown} has no usable row. Refused: {len(refused)}{first}.")
 
 
-def _limited(examples: Sequence[Example], limit: int | None, seed: int) -> tuple[Example, ...]:
+def _limited(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
     """The first `limit` after a shuffle by content: neither the order of rows nor the wording decides who is in."""
     if limit is None:
-        return tuple(examples)
+        return examples
     from radistill import seeds  # numpy: not needed to show the settings
 
-    def place(example: Example) -> tuple[int, str]:
+    def place(numbered: tuple[int, Example]) -> tuple[int, str, int]:
+        at, example = numbered
         content = (example.tags.get("pair", ""), example.tags["source"], example.reference)
-        return seeds.number(seed, "limit", *content), example.id  # copies of one row differ by id alone
+        return seeds.number(seed, "limit", *content), example.id, at  # copies of one row differ by id alone
 
-    return tuple(sorted(examples, key=place)[:limit])
+    return Picked(examples, [at for _, _, at in heapq.nsmallest(limit, map(place, enumerate(examples)))])
+
+
+def _packed(example: Example) -> tuple[object, ...]:
+    turns = tuple((m.role, m.content) for m in example.messages)
+    return example.id, example.task, turns, example.reference, dict(example.tags)
+
+
+def _unpacked(packed: tuple[Any, ...]) -> Example:
+    name, task, turns, reference, tags = packed
+    messages = tuple(Message(role, content) for role, content in turns)
+    return Example(id=name, task=task, messages=messages, reference=reference, tags=tags)

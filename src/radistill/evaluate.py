@@ -10,6 +10,7 @@ from radistill.ask import answers_to, ask
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ConfigError, DataError
+from radistill.events import Events
 from radistill.files import write_json
 from radistill.lab.home_world import refuse_other_world
 from radistill.ledger import Ledger, open_ledger
@@ -95,9 +96,10 @@ def _usable(config: RunConfig, run: RunFolder, chat: Chat, test: data.Loaded) ->
 def _predictions(config: RunConfig, run: RunFolder, base: Speaker, prompts: _Prompts) -> dict[str, list[Prediction]]:
     """By task, the answers of the untouched model and then of the tuned one."""
     predictions: dict[str, list[Prediction]] = {task.title: [] for task in config.evaluate}
+    events = Events(run.events, stage="evaluate")
     with open_ledger(Path(config.generate.ledger)) as ledger:
         for system, speaker in ((BASE, base), (config.name, tuned(config, run.model))):
-            for name, found in _predict(config, ledger, speaker, system, prompts).items():
+            for name, found in _predict(config, ledger, speaker, system, prompts, events).items():
                 predictions[name] += found
     return predictions
 
@@ -135,6 +137,7 @@ def _predict(
     speaker: Speaker,
     system: str,
     prompts: _Prompts,
+    events: Events,
 ) -> dict[str, list[Prediction]]:
     """What one system answers, read by each task."""
     found: dict[str, list[Prediction]] = {}
@@ -145,7 +148,8 @@ def _predict(
                 Request(purpose="prediction", prompt_ids=ids, sampling=sampling, example_id=e.id, model=model)
                 for e, ids in prompts.of[task.title]
             ]
-            ask(requests, generator, ledger, title=f"evaluate {system}: {task.title}")
+            title, attempts = f"evaluate {system}: {task.title}", config.generate.max_attempts
+            ask(requests, generator, ledger, title=title, attempts=attempts, events=events)
             answers = answers_to(requests, ledger)
             examples = [e for e, _ in prompts.of[task.title]]
             found[task.title] = _read(task, system, examples, requests, answers)

@@ -1,12 +1,17 @@
 """Stage 1: the untouched model writes what the method plans, into the ledger.
 
-Not here: what is done with it (`assemble.py`), and how text is drawn (`backends/`).
+Not here: what is done with it (`assemble.py`), and how text is drawn (`backends/`). Neither examples nor requests are
+held in memory: a million of them takes little more than ten thousand.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from itertools import islice
+from operator import add
 from pathlib import Path
+from typing import Any
 
 from radistill import contamination, data, models
 from radistill.ask import Answered, answers_to, ask
@@ -15,12 +20,15 @@ from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.data import Loaded
 from radistill.errors import DataError
+from radistill.events import Events
 from radistill.ledger import Ledger, open_ledger
 from radistill.making import Making
 from radistill.methods._composed import parts_of
-from radistill.records import Example, Generation, Request, StageRecord
+from radistill.records import Example, Generation, Request, Sampling, Span, StageRecord
 from radistill.runs import RunFolder, before_work, begin, working
+from radistill.shares import Share
 from radistill.speaker import Speaker, teacher, untouched
+from radistill.spool import Spool
 from radistill.tables import put_rejects
 
 REHEARSED = 3
@@ -36,23 +44,61 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     speaker = untouched(config)
     writer = teacher(config) or speaker
     train = data.load(config.data, "train", seed=config.seed)
-    stage = begin(run, "generate", settings(config, speaker, writer), train.files, redo=redo)
+    wanted = settings(config, speaker, writer)
+    stage = begin(run, "generate", wanted, train.files, redo=redo)
+    if stage is None and _has_more_tries(run):
+        stage = begin(run, "generate", wanted, train.files, redo=True)
     if stage is None:
         return None
     with working(stage):
         with before_work(stage):
-            _refuse_contaminated_tests(config, train)
-            rehearse(config, speaker.chat, train.examples[:REHEARSED])
-            making = Making(config, speaker.chat, train.examples, None if writer is speaker else writer.chat)
-            config.method.plan_more(making.whole, [])  # a method that cannot do its part says so here
-            requests, refused = plan(making)
-            refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
+            making, requests, refused = _planned(config, speaker, writer, train)
             put_rejects(run.rejects, "generate", refused)
-            if len(refused) >= len(train.examples) + len(train.rejects):
-                raise DataError(f"all {len(refused)} rows were refused; the reasons stand in {run.rejects}.")
-        answered, identities = _write(config, speaker, writer, making, requests)
+        events = Events(run.events, stage="generate")
+        answered, identities = _write(config, speaker, writer, making, requests, events=events)
         stage.facts |= {**asdict(answered), "rejected": len(refused), **identities}
-        return stage.finish([], device=models.device_name() if answered.requests else "")
+        # What failed once more changes nothing for the stages after this one.
+        is_new = answered.written > answered.failed - answered.given_up or redo
+        return stage.finish([], device=models.device_name() if answered.requests else "", forget_later=is_new)
+
+
+def generate_share_of(config: RunConfig, run: RunFolder, share: Share) -> Answered:
+    """Write a share of what is planned into the ledger and nothing into the run folder but its log.
+
+    So any number of processes, on any machines that see the ledger, can work at once; `generate` then finds all of it.
+
+    Raises:
+        RadistillError: as `generate`.
+    """
+    speaker = untouched(config)
+    writer = teacher(config) or speaker
+    train = data.load(config.data, "train", seed=config.seed)
+    making, requests, _ = _planned(config, speaker, writer, train)
+    events = Events(run.events, stage=f"generate {share}")
+    return _write(config, speaker, writer, making, requests, events=events, share=share)[0]
+
+
+def _planned(
+    config: RunConfig, speaker: Speaker, writer: Speaker, train: Loaded
+) -> tuple[Making, Sequence[Request], list[dict[str, object]]]:
+    """Everything that can fail before a model is loaded."""
+    _refuse_contaminated_tests(config, train)
+    rehearse(config, speaker.chat, train.examples[:REHEARSED])
+    making = Making(config, speaker.chat, train.examples, None if writer is speaker else writer.chat)
+    config.method.plan_more(making.whole, [])  # a method that cannot do its part says so here
+    requests, refused = plan(making)
+    refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
+    if len(refused) >= len(train.examples) + len(train.rejects):
+        raise DataError(f"all {len(refused)} rows were refused, the first because {refused[0]['reason']}.")
+    return making, requests, refused
+
+
+def _has_more_tries(run: RunFolder) -> bool:
+    """Whether the stage is finished but for rows that failed and may be tried again."""
+    before = run.stages().get("generate")
+    if before is None or before.status != "finished":
+        return False
+    return int(before.facts.get("failed", 0)) > int(before.facts.get("given_up", 0))
 
 
 def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, object]:
@@ -73,16 +119,42 @@ def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, 
     }
 
 
-def plan(making: Making) -> tuple[list[Request], list[dict[str, object]]]:
+def plan(making: Making) -> tuple[Sequence[Request], list[dict[str, object]]]:
     """All requests about examples, and the rows that cannot be put into ids."""
-    requests: list[Request] = []
+    requests = _requests()
     refused: list[dict[str, object]] = []
     for example in making.examples:
         try:
-            requests += making.plan(example)
+            requests.extend(making.plan(example))
         except RowError as error:
             refused.append({"example_id": example.id, "reason": str(error), "row": asdict(example)})
     return requests, refused
+
+
+def _requests() -> Spool[Request]:
+    """Requests that are not addressed yet; they share their few samplings."""
+    samplings: list[Sampling] = []
+    numbers: dict[Sampling, int] = {}
+
+    def pack(request: Request) -> tuple[object, ...]:
+        at = numbers.setdefault(request.sampling, len(samplings))
+        if at == len(samplings):
+            samplings.append(request.sampling)
+        spans = tuple((s.origin, s.start, s.stop) for s in request.spans)
+        return request.purpose, array("I", request.prompt_ids).tobytes(), at, request.example_id, spans, request.top_k
+
+    def unpack(packed: tuple[Any, ...]) -> Request:
+        purpose, ids, at, example_id, spans, top_k = packed
+        return Request(
+            purpose=purpose,
+            prompt_ids=tuple(array("I", ids)),
+            sampling=samplings[at],
+            example_id=example_id,
+            spans=tuple(Span(*span) for span in spans),
+            top_k=top_k,
+        )
+
+    return Spool(pack, unpack)
 
 
 def rehearse(config: RunConfig, chat: Chat, examples: Sequence[Example]) -> list[str]:
@@ -104,39 +176,60 @@ class _Writing:
     config: RunConfig
     making: Making
     ledger: Ledger
+    events: Events
+    share: Share | None = None
     done: list[Answered] = field(default_factory=list)
 
     def about_examples(self, requests: Sequence[Request], generator: Generator) -> None:
         """What the method plans for each example."""
-        self._ask(requests, generator, "generate")
+        self._ask(requests, generator, "generate", total=len(requests))
 
     def beside(self, generator: Generator) -> None:
         """What it plans beside that, round by round."""
         rounds: list[list[Generation]] = []
         while planned := self.config.method.plan_more(self.making.whole, rounds):
-            rounds.append(self._ask(planned, generator, "generate beside the examples"))
+            self._ask(planned, generator, "generate beside the examples", total=len(planned))
+            addressed = [request.addressed_to(generator.identity) for request in planned]
+            if self.share is not None and self.ledger.missing(r.key for r in addressed):
+                return  # what comes next hangs on what other shares write
+            answers = answers_to(addressed, self.ledger)
+            rounds.append([generation for request in addressed for generation in answers[request.key]])
 
     def scores(self, generator: Generator, identity: str) -> None:
         """How probable the records are to the untouched model."""
-        made = [*self.making.of_examples(self.ledger, identity), self.making.beside(self.ledger, generator.identity)]
-        self._ask([request for one in made for request in self.making.scores(one).values()], generator, "score")
+        if self.share is None:
+            self._ask(self._scored(generator, identity), generator, "score", total=len(self.making.examples))
+
+    def _scored(self, generator: Generator, identity: str) -> Iterator[Request]:
+        for made in self.making.of_examples(self.ledger, identity):
+            yield from self.making.scores(made).values()
+        yield from self.making.scores(self.making.beside(self.ledger, generator.identity)).values()
 
     @property
     def total(self) -> Answered:
         """All rounds together."""
-        return Answered(*(sum(getattr(a, f.name) for a in self.done) for f in fields(Answered)))
+        return reduce(add, self.done, Answered())
 
-    def _ask(self, requests: Sequence[Request], generator: Generator, title: str) -> list[Generation]:
-        if not requests:
-            return []
-        addressed = [request.addressed_to(generator.identity) for request in requests]
-        self.done.append(ask(addressed, generator, self.ledger, title=title))
-        answers = answers_to(addressed, self.ledger)
-        return [generation for request in addressed for generation in answers[request.key]]
+    def _ask(self, requests: Iterable[Request], generator: Generator, title: str, *, total: int) -> None:
+        addressed: Iterable[Request] = (request.addressed_to(generator.identity) for request in requests)
+        if self.share is not None:
+            addressed, total = self.share.of(addressed), self.share.size(total)
+            title = f"{title}, {self.share}"
+        attempts = self.config.generate.max_attempts
+        self.done.append(
+            ask(addressed, generator, self.ledger, title=title, total=total, attempts=attempts, events=self.events)
+        )
 
 
 def _write(
-    config: RunConfig, speaker: Speaker, writer: Speaker, making: Making, requests: list[Request]
+    config: RunConfig,
+    speaker: Speaker,
+    writer: Speaker,
+    making: Making,
+    requests: Sequence[Request],
+    *,
+    events: Events,
+    share: Share | None = None,
 ) -> tuple[Answered, dict[str, str]]:
     """Ask whoever is needed; nobody is opened for nothing.
 
@@ -146,7 +239,7 @@ def _write(
     identities = {"identity": "", "own": ""}
     needs_own = making.needs_scores or bool(config.method.plan_more(making.whole, []))
     with open_ledger(Path(config.generate.ledger)) as ledger:
-        writing = _Writing(config, making, ledger)
+        writing = _Writing(config, making, ledger, events, share)
         if requests and writer is not speaker:
             with config.generate.backend.open(writer) as generator:
                 identities["identity"] = generator.identity

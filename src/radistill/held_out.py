@@ -140,7 +140,7 @@ def of_run(config: "RunConfig") -> HeldOut:
     return HeldOut(example for _, tests in by_task(config, given(config)) for example in tests or ())
 
 
-def given(config: "RunConfig") -> tuple[Example, ...] | None:
+def given(config: "RunConfig") -> Sequence[Example] | None:
     """The examples of `data.test`; None where it is not set.
 
     Raises:

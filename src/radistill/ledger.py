@@ -1,38 +1,45 @@
 """Every generation of all runs, stored once by the key of its request.
 
-The truth is append-only shard files, one writer each: rows as JSON Lines, closed by a commit line with their number and
-checksum. Rows that no commit line follows (a killed process, a full disk) do not exist. Each commit is flushed to the
-disk before it counts. `index.sqlite` only says where a row lies; it can be deleted at any time and is then rebuilt.
+The truth is append-only shard files, one writer each (`ledger_shards.py`). Each commit is flushed to the disk (fsync)
+before it counts. `index.sqlite` only says where a row lies; it can be deleted at any time and is then rebuilt, and
+survives a crash of the process, not a power cut.
 """
 
 import contextlib
-import json
 import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock
 
+from radistill import ledger_shards as files
 from radistill.errors import DiskFullError, RunFolderError, writing_into
-from radistill.files import sync_folder
-from radistill.records import Generation, json_line
+from radistill.files import atomic, sync_folder
+from radistill.ledger_shards import ARRAYS, TEXT, Block
+from radistill.records import Generation
 
 SHARD_BYTES = 256 << 20
 LOCK_SECONDS = 60.0
 SCHEMA = """
-create table if not exists shards (name text primary key, scanned integer not null);
+create table if not exists shards (id integer primary key, name text not null unique, scanned integer not null);
 create table if not exists rows (
-    key text not null, idx integer not null, shard text not null, start integer not null, failed integer not null,
+    key text not null, idx integer not null, shard integer not null, start integer not null, failures integer not null,
     primary key (key, idx)
 ) without rowid;
 """
-COLUMNS = "select name, scanned from shards limit 1; select key, idx, shard, start, failed from rows limit 1;"
+COLUMNS = "select id, name, scanned from shards limit 1; select key, idx, shard, start, failures from rows limit 1;"
+ENTER = """
+insert into rows values (?, ?, ?, ?, ?) on conflict (key, idx) do update set shard = excluded.shard,
+start = excluded.start, failures = iif(excluded.failures = 0, 0, rows.failures + 1) where rows.failures > 0
+"""
+"""A failed row gives way to a later one, and failures are counted; a good row is never replaced."""
+CACHE_KIB = 64 << 10
 CHUNK = 500
 """So many keys are asked for in one query; SQLite takes a limited number of values."""
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
@@ -45,6 +52,7 @@ class Ledger:
         self.path = path
         self.shards = path / "shards"
         self._writing: IO[bytes] | None = None
+        self._mine: FileLock | None = None
         with _messages(path):
             self._index = self._open_index()
             try:
@@ -60,21 +68,45 @@ class Ledger:
         """
         scanned: dict[str, int] = dict(self._select("select name, scanned from shards"))
         # After the query: a shard that another process has just begun would otherwise seem to be missing.
-        there = {shard.name: shard for shard in sorted(self.shards.glob("*.jsonl"))}
-        with self._index:
-            if forget or any(name not in there or there[name].stat().st_size < end for name, end in scanned.items()):
+        there = {shard.name: shard.stat().st_size for shard in self.files()}
+        if (
+            not forget
+            and not _lost(scanned, there)
+            and all(size <= scanned.get(name, 0) for name, size in there.items())
+        ):
+            return
+        with self._transaction():
+            scanned = dict(self._index.execute("select name, scanned from shards").fetchall())
+            there |= {shard.name: shard.stat().st_size for shard in self.files()}
+            if forget or _lost(scanned, there):
                 # The index is another folder's, or shards were taken away, cut or changed. They are the truth.
                 self._index.execute("delete from rows")
                 self._index.execute("delete from shards")
                 scanned = {}
-            for name, shard in there.items():
-                self._scan(shard, scanned.get(name, 0))
+            for name in sorted(name for name, size in there.items() if size > scanned.get(name, 0)):
+                for block in files.blocks(self.shards / name, scanned.get(name, 0)):
+                    self._enter(name, block)
 
-    def missing(self, keys: Iterable[str]) -> set[str]:
-        """Those keys that have no answer, or only a failed one."""
+    def files(self) -> list[Path]:
+        """All shards, in the order of their names, which is that of their beginnings."""
+        return sorted([*self.shards.glob(f"*{TEXT}"), *self.shards.glob(f"*{ARRAYS}")])
+
+    def missing(self, keys: Iterable[str], *, attempts: int | None = None) -> set[str]:
+        """Those keys that have no answer, or only a failed one.
+
+        Args:
+            keys: of requests.
+            attempts: a key that has failed so often is not missing any more; None = it always is.
+        """
         wanted = list(dict.fromkeys(keys))
-        query = "select key from rows where key in ({}) group by key having max(failed) = 0"
+        allowed = "max(failures) = 0" if attempts is None else f"max(failures) = 0 or max(failures) >= {attempts:d}"
+        query = f"select key from rows where key in ({{}}) group by key having {allowed}"
         return set(wanted) - {key for (key,) in self._select_for(query, wanted)}
+
+    def failures(self, keys: Iterable[str]) -> dict[str, int]:
+        """How often those keys have failed that have no good answer."""
+        query = "select key, max(failures) from rows where key in ({}) group by key having max(failures) > 0"
+        return dict(self._select_for(query, list(dict.fromkeys(keys))))
 
     def read(self, keys: Iterable[str]) -> dict[str, list[Generation]]:
         """The stored generations of those keys, in order of their index; keys without any are left out."""
@@ -87,88 +119,144 @@ class Ledger:
                 self.refresh(forget=True)
             return self._read(wanted)
 
+    def read_indexed(self, keys: Sequence[str]) -> dict[str, list[Generation]]:
+        """As `read`, but what the index leads to in vain is left out."""
+        try:
+            return self._read(keys)
+        except (OSError, ValueError, LookupError, TypeError):
+            if len(keys) == 1:
+                return {}
+            return {k: g for part in (keys[::2], keys[1::2]) for k, g in self.read_indexed(part).items()}
+
+    def keys(self) -> Iterator[str]:
+        """All that were ever answered, in their order."""
+        last = ""
+        query = "select distinct key from rows where key > ? order by key limit 10000"
+        while found := [key for (key,) in self._select(query, [last])]:
+            yield from found
+            last = found[-1]
+
+    def counts(self) -> tuple[int, int, int]:
+        """Rows, keys, and keys without a good answer."""
+        (rows, keys), *_ = self._select("select count(*), count(distinct key) from rows")
+        ((failed,),) = self._select("select count(distinct key) from rows where failures > 0")
+        return rows, keys, failed
+
+    def places(self, keys: Sequence[str]) -> dict[tuple[str, int], tuple[str, int, int]]:
+        """Key and index → shard, place in it, and how often it has failed without a good answer since."""
+        query = (
+            "select key, idx, name, start, failures from rows join shards on shards.id = rows.shard where key in ({})"
+        )
+        return {(key, index): (name, start, bad) for key, index, name, start, bad in self._select_for(query, keys)}
+
     def _read(self, keys: Sequence[str]) -> dict[str, list[Generation]]:
-        places = self._select_for("select shard, start, key, idx from rows where key in ({})", keys)
         found: dict[str, list[Generation]] = {}
-        with contextlib.ExitStack() as files:
-            open_name = ""
-            for name, start, key, index in sorted(places):
-                if name != open_name:
-                    files.close()
-                    open_name, file = name, files.enter_context((self.shards / name).open("rb"))
-                file.seek(start)
-                generation = _generation(file.readline())
+        ordered = sorted((name, start, key, index) for (key, index), (name, start, _) in self.places(keys).items())
+        for name, of_shard in groupby(ordered, key=lambda place: place[0]):
+            places = list(of_shard)
+            rows = files.read(self.shards / name, [start for _, start, _, _ in places])
+            for (_, start, key, index), generation in zip(places, rows, strict=True):
                 if (generation.key, generation.index) != (key, index):
                     raise LookupError(f"{name} holds another row at {start}")
                 found.setdefault(key, []).append(generation)
         return {key: sorted(rows, key=lambda g: g.index) for key, rows in found.items()}
 
     def append(self, generations: Sequence[Generation]) -> None:
-        """Commit these rows together: after a crash either all of them are there or none."""
-        if not generations:
-            return
+        """Commit these rows: after a crash all of them are there or none (log-probabilities apart from texts)."""
+        if scored := [g for g in generations if g.logprobs is not None]:
+            self._append_arrays(scored)
+        if plain := [g for g in generations if g.logprobs is None]:
+            self._append_rows(plain)
+
+    def _append_rows(self, generations: Sequence[Generation]) -> None:
         with writing_into(self.path):
             file = self._shard()
             start = file.tell()
-            lines = [json_line(_row(generation), separators=(",", ":")) for generation in generations]
-            block = b"".join(lines)
-            commit = json.dumps({"commit": len(lines), "crc32": zlib.crc32(block)}).encode() + b"\n"
+            written, block = files.block_of(generations, start)
             try:
-                file.write(block + commit)
+                file.write(written)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
                 self._abandon(file, start)
                 raise
-        places = []
-        for generation, line in zip(generations, lines, strict=True):
-            places.append((generation, start))
-            start += len(line)
-        with _messages(self.path), self._index:
-            self._enter(Path(file.name).name, places, scanned=file.tell())
+        self._entered(Path(file.name).name, block)
         if file.tell() > SHARD_BYTES:
-            file.close()
-            self._writing = None
+            self._leave()
+
+    def _append_arrays(self, generations: Sequence[Generation]) -> None:
+        written = files.bytes_of_arrays(generations)
+        path = self.shards / f"{self._new_name()}-{zlib.crc32(written):08x}{ARRAYS}"
+        with atomic(path) as file:
+            file.write(written)
+        places = [files.Place(g.key, g.index, at, False) for at, g in enumerate(generations)]
+        self._entered(path.name, Block(places, len(written)))
 
     def close(self) -> None:
         """Close files; nothing needs to be written."""
-        if self._writing:
-            self._writing.close()
+        self._leave()
         self._index.close()
+
+    def lock_of(self, shard: str) -> FileLock:
+        """Held by the process that writes into that shard."""
+        return FileLock(self.path / ".writers" / f"{shard}.lock")
+
+    def _new_name(self) -> str:
+        return f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(3).hex()}"
 
     def _shard(self) -> IO[bytes]:
         if self._writing is None:
             self.shards.mkdir(parents=True, exist_ok=True)
-            name = f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(3).hex()}.jsonl"
+            (self.path / ".writers").mkdir(exist_ok=True)
+            name = f"{self._new_name()}{TEXT}"
+            self._mine = self.lock_of(name)
+            self._mine.acquire()
             self._writing = (self.shards / name).open("xb")
             sync_folder(self.shards)
         return self._writing
 
+    def _leave(self) -> None:
+        """Write no more into this shard."""
+        if self._writing:
+            self._writing.close()
+            self._writing = None
+        if self._mine:
+            self._mine.release()
+            with contextlib.suppress(OSError):
+                Path(self._mine.lock_file).unlink(missing_ok=True)
+            self._mine = None
+
     def _abandon(self, file: IO[bytes], start: int) -> None:
         """Leave a shard that could not be written on; what was half written has no commit line and is cut off."""
-        self._writing = None
         with contextlib.suppress(OSError):
-            file.close()
+            self._leave()
+        self._writing = None
         with contextlib.suppress(OSError):
             os.truncate(file.name, start)
 
-    def _scan(self, shard: Path, scanned: int) -> None:
-        if shard.stat().st_size <= scanned:
-            return
-        with shard.open("rb") as file:
-            file.seek(scanned)
-            for places, end in _commits(file):
-                self._enter(shard.name, places, scanned=end)
+    def _entered(self, shard: str, block: Block) -> None:
+        """Put a new commit into the index, unless another process has read it there already."""
+        with _messages(self.path), self._transaction():
+            scanned = self._index.execute("select scanned from shards where name = ?", (shard,)).fetchone()
+            if scanned is None or scanned[0] < block.end:
+                self._enter(shard, block)
 
-    def _enter(self, shard: str, places: list[tuple[Generation, int]], *, scanned: int) -> None:
-        rows = [(g.key, g.index, shard, start, int(g.finish_reason == "error")) for g, start in places]
-        # A failed row gives way to a later one; a good row is never replaced.
-        self._index.executemany(
-            "insert into rows values (?, ?, ?, ?, ?) on conflict (key, idx) do update set shard = excluded.shard, "
-            "start = excluded.start, failed = excluded.failed where rows.failed = 1",
-            rows,
+    def _enter(self, shard: str, block: Block) -> None:
+        self._index.execute(
+            "insert into shards (name, scanned) values (?, ?) on conflict (name) do update "
+            "set scanned = excluded.scanned",
+            (shard, block.end),
         )
-        self._index.execute("insert or replace into shards values (?, ?)", (shard, scanned))
+        (number,) = self._index.execute("select id from shards where name = ?", (shard,)).fetchone()
+        rows = sorted((p.key, p.index, number, p.start, int(p.failed)) for p in block.places)
+        self._index.executemany(ENTER, rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Nobody else writes into the index meanwhile."""
+        self._index.execute("begin immediate")
+        with self._index:
+            yield
 
     def _select_for(self, query: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
         chunks = [keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK)]
@@ -209,6 +297,7 @@ def _connected(file: Path) -> sqlite3.Connection:
     try:
         # The index can be rebuilt, so it need not survive a power cut; WAL does not work on network drives.
         index.execute("pragma synchronous = off")
+        index.execute(f"pragma cache_size = -{CACHE_KIB}")
         index.executescript(SCHEMA + COLUMNS)
         (found,) = index.execute("pragma quick_check(1)").fetchone()
         if found != "ok":
@@ -219,48 +308,13 @@ def _connected(file: Path) -> sqlite3.Connection:
     return index
 
 
+def _lost(scanned: Mapping[str, int], there: Mapping[str, int]) -> bool:
+    """Whether the index knows of more than there is."""
+    return any(there.get(name, -1) < end for name, end in scanned.items())
+
+
 class _Damaged(sqlite3.DatabaseError):
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-
-
-def _commits(file: IO[bytes]) -> Iterator[tuple[list[tuple[Generation, int]], int]]:
-    """Committed blocks from the file's place on: rows with the place each begins at, and the block's end.
-
-    A commit line answers for the lines right before it, as many as it says. A block that was damaged does not exist;
-    those before and after it do.
-    """
-    lines: list[tuple[bytes, int]] = []
-    while line := file.readline():
-        if not line.endswith(b"\n"):
-            return  # torn: still being written, or never finished
-        if not line.startswith(b'{"commit"'):
-            lines.append((line, file.tell() - len(line)))
-            continue
-        with contextlib.suppress(ValueError, TypeError, LookupError):
-            yield _block(lines, json.loads(line)), file.tell()
-        lines = []
-
-
-def _block(lines: Sequence[tuple[bytes, int]], commit: Any) -> list[tuple[Generation, int]]:
-    block = lines[len(lines) - commit["commit"] :]
-    if len(block) != commit["commit"] or zlib.crc32(b"".join(line for line, _ in block)) != commit["crc32"]:
-        raise ValueError("the lines before this commit are not those it closed")
-    return [(_generation(line), start) for line, start in block]
-
-
-def _row(generation: Generation) -> dict[str, Any]:
-    row = asdict(replace(generation, logprobs=None))
-    del row["logprobs"]
-    return row if generation.logprobs is None else {**row, "logprobs": generation.logprobs.as_plain()}
-
-
-def _generation(line: bytes) -> Generation:
-    row = json.loads(line)
-    if "logprobs" in row:
-        from radistill.logprobs import LogProbs
-
-        row["logprobs"] = LogProbs.of_plain(row["logprobs"])
-    return Generation(**{**row, "token_ids": tuple(row["token_ids"])})
 
 
 def _code(error: sqlite3.Error) -> int:

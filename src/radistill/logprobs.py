@@ -4,7 +4,6 @@ Natural logarithms at temperature 1 of the whole distribution, before anything i
 K most probable tokens is known to the last bit of float16: it is what is left of 1.
 """
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,13 +49,3 @@ class LogProbs:
         given, ids, values = (np.frombuffer(stored[name], dtype=dtype) for name, dtype in _STORED.items())
         shape = (len(given), int(stored["k"]))
         return cls(given, ids.reshape(shape), values.reshape(shape))
-
-    def as_plain(self) -> dict[str, Any]:
-        """As JSON takes it: the same in base64."""
-        stored = self.as_bytes()
-        return stored | {name: base64.b64encode(stored[name]).decode("ascii") for name in _STORED}
-
-    @classmethod
-    def of_plain(cls, plain: Mapping[str, Any]) -> "LogProbs":
-        """What `as_plain` made."""
-        return cls.of_bytes({"k": plain["k"]} | {name: base64.b64decode(plain[name]) for name in _STORED})

@@ -4,6 +4,7 @@ Used by `generate`, which must know the records whose tokens are to be scored, a
 both come to the same records, because every step is a function of the settings and of the ledger.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -54,7 +55,7 @@ class Making:
     planned_tokens: dict[str, int] = field(default_factory=dict)
     """Request key → tokens of its prompt, of all that was planned so far."""
 
-    @property
+    @cached_property
     def sampling(self) -> Sampling:
         """How answers are drawn, with the run's seed."""
         return self.config.generate.sampling.model_copy(update={"seed": self.config.seed})
@@ -75,7 +76,7 @@ class Making:
         Raises:
             RowError: the example cannot be put into ids.
         """
-        if example.id not in self._chosen:
+        if not self._is_chosen(example):
             self.chat.opening(example.messages, example.reference, "")
             return []
         return list(self.config.method.plan(example, self.writer or self.chat, self.sampling))
@@ -86,25 +87,36 @@ class Making:
         Raises:
             RunFolderError: the ledger has lost what was written.
         """
-        keys: dict[str, list[str]] = {}
-        problems: dict[str, str] = {}
-        for example in self.examples:
-            try:
-                keys[example.id] = self._addressed(self.plan(example), identity)
-            except RowError as error:
-                problems[example.id] = str(error)
-        writing = sorted(example_id for example_id in keys if example_id in self._chosen)
-        donors = self.config.method.donors(writing, seeds.generator(self.config.seed, "donors")) if writing else {}
+        donors = self._donors()
         for start in range(0, len(self.examples), CHUNK):
             chunk = self.examples[start : start + CHUNK]
-            wanted = {e.id: keys[donors.get(e.id, e.id)] for e in chunk if e.id in keys}
-            stored = ledger.read(key for of in wanted.values() for key in of)
+            keys: dict[str, list[str]] = {}
+            problems: dict[str, str] = {}
+            for example in chunk:
+                try:
+                    keys[example.id] = self._addressed(self.plan(donors.get(example.id, example)), identity)
+                except RowError as error:
+                    problems[example.id] = str(error)
+            stored = ledger.read(key for of in keys.values() for key in of)
             for example in chunk:
                 if example.id in problems:
                     yield Made(example, problem=("cannot be put into ids", problems[example.id]))
                 else:
-                    answers = [g for key in wanted[example.id] for g in self._answers(stored, key)]
+                    answers = [g for key in keys[example.id] for g in self._answers(stored, key)]
                     yield self._made(example, answers)
+
+    def _donors(self) -> dict[str, Example]:
+        """Whose generations an example is assembled with, where they are not its own."""
+        if not self.config.method.exchanges():
+            return {}
+        usable: dict[str, Example] = {}
+        for example in self.examples:
+            with contextlib.suppress(RowError):
+                if self._is_chosen(example):
+                    self.plan(example)
+                    usable[example.id] = example
+        given = self.config.method.donors(sorted(usable), seeds.generator(self.config.seed, "donors")) if usable else {}
+        return {example_id: usable[donor] for example_id, donor in given.items()}
 
     def beside(self, ledger: Ledger, identity: str) -> Made:
         """The records that belong to no example."""
@@ -129,6 +141,10 @@ class Making:
                 )
         return asked
 
+    def _is_chosen(self, example: Example) -> bool:
+        """Whether something is written about it."""
+        return self.config.data.fraction >= 1 or example.id in self._chosen
+
     @cached_property
     def _chosen(self) -> frozenset[str]:
         """The examples about which something is written: `data.fraction` of them; a larger share has these too."""
@@ -140,7 +156,7 @@ class Making:
         if failed is not None:
             return Made(example, generations, problem=("generation failed", failed.error or ""))
         try:
-            if example.id not in self._chosen:
+            if not self._is_chosen(example):
                 records: Sequence[TrainingRecord] = [reference_alone(example, self.chat)]
             else:
                 taken = [self._cut(self._respelled(g)) for g in generations]

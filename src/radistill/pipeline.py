@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from radistill import held_out, models
+from radistill.ask import Answered
 from radistill.assemble import assemble
 from radistill.config import RunConfig, as_yaml
-from radistill.errors import ConfigError, RadistillError, did_you_mean
+from radistill.errors import ConfigError, RadistillError, did_you_mean, writing_into
 from radistill.evaluate import evaluate
 from radistill.files import write_text
-from radistill.generate import generate
+from radistill.generate import generate, generate_share_of
 from radistill.lab.home_world import refuse_other_world
 from radistill.records import StageRecord
 from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder, begin, require, working
+from radistill.shares import Share
 from radistill.speaker import untouched
 from radistill.train import train
 from radistill.training_arguments import refuse_unusable_settings
@@ -74,6 +76,23 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
 def _begun(folder: RunFolder, name: str) -> bool:
     record = folder.stages().get(name)
     return record is not None and record.status == "started"
+
+
+def generate_share(config: RunConfig, share: Share) -> Answered:
+    """A part of the first stage, by one of several processes; the run folder is not locked.
+
+    Raises:
+        RadistillError: something the user can repair; what was written is kept.
+        Interrupted: Ctrl-C.
+    """
+    folder = RunFolder(Path(config.output_dir))
+    refuse_other_world(config)
+    with writing_into(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        return generate_share_of(config, folder, share)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted in {share}. What was written is kept; the same command goes on.") from error
 
 
 FUNCTIONS: dict[str, StageFunction] = {

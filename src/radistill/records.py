@@ -32,18 +32,23 @@ BASE = "base"
 """Name of the untouched model in every file."""
 
 
+# Made once: `json.dumps` makes an encoder for every call that has options.
+_SPACED = json.JSONEncoder(ensure_ascii=False)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DIGESTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+
+
 def digest(*parts: object) -> str:
     """32 hexadecimal digits (128 bits) that name the parts; equal parts give equal digests on every machine."""
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(_DIGESTED.encode(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def json_line(row: Mapping[str, Any], *, separators: tuple[str, str] = (", ", ": ")) -> bytes:
+def json_line(row: Mapping[str, Any], *, compact: bool = False) -> bytes:
     """The row as one line of JSON Lines; valid UTF-8 that gives back the same strings, half surrogate pairs too."""
     try:
-        return json.dumps(row, ensure_ascii=False, separators=separators).encode() + b"\n"
+        return (_COMPACT if compact else _SPACED).encode(row).encode() + b"\n"
     except UnicodeEncodeError:
-        return json.dumps(row, separators=separators).encode() + b"\n"
+        return json.dumps(row, separators=(",", ":") if compact else None).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ class Request:
     top_k: int = 0
     """For the purpose `score`: log-probabilities of so many most probable tokens are wanted at each place, beside those
     of the ids themselves."""
+    _key: str = field(default="", init=False, repr=False, compare=False)
 
     def addressed_to(self, identity: str) -> "Request":
         """The same request, to be answered by the model of that identity."""
@@ -120,10 +126,18 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Hash of all that can change the answer; equal keys are answered once, whoever asks and whatever for."""
-        if self.purpose == "score":
-            return digest(self.model, "score", self.prompt_ids, self.top_k)
-        return digest(self.model, False, self.prompt_ids, sampling_key(self.sampling))
+        """Hash of all that can change the answer; equal keys are answered once, whoever asks and whatever for.
+
+        That is: the model's identity (weights, engine, precision, where an answer ends), the ids, which the template
+        has made, and the sampling with its seed.
+        """
+        if not self._key:  # asked for many times a row, and a tenth of what a row costs without a model
+            if self.purpose == "score":
+                key = digest(self.model, "score", self.prompt_ids, self.top_k)
+            else:
+                key = digest(self.model, False, self.prompt_ids, sampling_key(self.sampling))
+            object.__setattr__(self, "_key", key)
+        return self._key
 
 
 def sampling_key(sampling: Sampling) -> list[object]:

@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / "train_log.jsonl"
 
     @property
+    def events(self) -> Path:
+        """What the stages are doing, for who watches."""
+        return self.path / "events.jsonl"
+
+    @property
     def scores(self) -> Path:
         """All scores of all systems."""
         return self.path / "scores.json"
@@ -171,8 +176,8 @@ class Stage:
     forgotten: bool = False
     """It was refused before any work, and its record is gone."""
 
-    def finish(self, outputs: Sequence[Path], *, device: str = "") -> StageRecord:
-        """Record what was made, so that the same work is not done again."""
+    def finish(self, outputs: Sequence[Path], *, device: str = "", forget_later: bool = True) -> StageRecord:
+        """Record what was made, so that the same work is not done again; with it, by default, later stages are void."""
         record = StageRecord(
             stage=self.name,
             status="finished",
@@ -185,7 +190,8 @@ class Stage:
             seconds=round(self.spent_before + time.monotonic() - self.clock, 3),
             facts=self.facts,
         )
-        self.run.put_stage(record, forget=STAGES[STAGES.index(self.name) + 1 :] if self.name in STAGES else ())
+        later = STAGES[STAGES.index(self.name) + 1 :] if self.name in STAGES and forget_later else ()
+        self.run.put_stage(record, forget=later)
         return record
 
 

@@ -16,11 +16,13 @@ from radistill.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from radistill.ask import Answered
     from radistill.chat import Chat
     from radistill.check import Findings
     from radistill.config import RunConfig
     from radistill.pipeline import StageOutcome
     from radistill.records import Example, Origin, Segment, TrainingRecord
+    from radistill.shares import Share
 
 SPARE = 100
 """So many rows more than asked for are looked at where some cannot be shown."""
@@ -43,6 +45,12 @@ def outcome_line(outcome: "StageOutcome") -> str:
         return f"{outcome.name}: done before, reused"
     facts = ", ".join(f"{k} {_plain(v)}" for k, v in record.facts.items() if isinstance(v, int | float))
     return f"{outcome.name}: {record.seconds:.1f} s" + (f" ({facts})" if facts else "")
+
+
+def share_line(share: "Share", done: "Answered") -> str:
+    """One line for a share of a stage."""
+    facts = f"{done.requests:,} requests, {done.from_ledger:,} from the ledger, {done.written:,} written"
+    return f"generate {share}: {facts}, {done.failed:,} failed. Without --shard and --limit the stage is finished."
 
 
 def show_scores(report: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 A backend is settings; `open` loads the model or connects to the server and yields a generator that lives only inside
 the `with`. Ids in, ids out: a backend never renders a template. The foreign package is imported inside `open`.
-No backend keeps or retries anything by itself: `ask.py` does, for all of them.
+No backend keeps anything by itself: `ask.py` does, for all of them.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -22,15 +23,36 @@ class Generator(Protocol):
     def identity(self) -> str:
         """All that can change an answer but the request: weights, engine, precision, stop ids."""
 
-    def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
-        """Cut a plan into units of work. The cut depends on the plan alone, never on what is already answered."""
+    def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
+        """Answer those requests of a plan whose keys are lacking; what is yielded together is committed together.
 
-    def answer(self, unit: Sequence[Request]) -> list[Generation]:
-        """`sampling.n` generations for every request, in the order of the unit.
+        The answers come in any order, `sampling.n` for every request. A request the engine refuses becomes a
+        generation with `finish_reason="error"`; an engine that is lost raises BackendError. What was yielded before is
+        kept, so that nothing is asked twice.
 
-        A request the engine refuses becomes a generation with `finish_reason="error"`; an engine that is lost raises
-        BackendError.
+        Args:
+            plan: different requests, all that are asked for at once. How they are cut into batches may depend on these
+                alone, never on what is lacking: a run that was killed goes on with the same batches.
+            lacking: keys of those that have no answer yet.
         """
+
+
+class InUnits(ABC):
+    """A generator that works off batches, one after another."""
+
+    @abstractmethod
+    def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """Cut a plan into batches."""
+
+    @abstractmethod
+    def answer(self, unit: Sequence[Request]) -> list[Generation]:
+        """`sampling.n` generations for every request, in the order of the unit."""
+
+    def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
+        """See `Generator.answers`."""
+        for unit in self.units(plan):
+            if todo := [request for request in unit if request.key in lacking]:
+                yield self.answer(todo)
 
 
 class Backend(Settings, ABC):

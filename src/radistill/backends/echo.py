@@ -14,7 +14,7 @@ from itertools import groupby
 from pydantic import Field
 
 from radistill import seeds
-from radistill.backends.base import Backend, Generator
+from radistill.backends.base import Backend, Generator, InUnits
 from radistill.chat import Chat
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
@@ -37,7 +37,7 @@ class Echo(Backend):
 
 
 @dataclass
-class EchoGenerator:
+class EchoGenerator(InUnits):
     """See `Echo`."""
 
     settings: Echo

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from radistill import models, seeds
 from radistill.backends import _scoring as scoring
-from radistill.backends.base import Backend, Generator
+from radistill.backends.base import Backend, Generator, InUnits
 from radistill.chat import Chat
 from radistill.errors import BackendError
 from radistill.records import FinishReason, Generation, Request, Sampling, sampling_key
@@ -58,7 +58,7 @@ class Transformers(Backend):
 
 
 @dataclass
-class TransformersGenerator:
+class TransformersGenerator(InUnits):
     """See `Transformers`."""
 
     settings: Transformers

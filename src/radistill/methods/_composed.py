@@ -50,6 +50,10 @@ class Several(Method, ABC):
         """Of all; each is told the answers to its own requests."""
         return [request for _, planned in self._rounds(whole, rounds) for request in planned]
 
+    def exchanges(self) -> bool:
+        """Whether any of them does."""
+        return any(part.exchanges() for part in self.parts)
+
     def donors(self, example_ids: Sequence[str], rng: "np.random.Generator") -> Mapping[str, str]:
         """Of the one that says what is trained on."""
         return self._one("assemble").donors(example_ids, rng)

@@ -65,6 +65,10 @@ class Method(Settings, ABC):
         """What it must write beside that; asked again, with the answers to all earlier rounds, until all is said."""
         return ()
 
+    def exchanges(self) -> bool:
+        """Whether examples are assembled with each other's generations; only then is `donors` asked."""
+        return False
+
     def donors(self, example_ids: Sequence[str], rng: "np.random.Generator") -> Mapping[str, str]:
         """Whose generations each example is assembled with; by default its own."""
         return {example_id: example_id for example_id in example_ids}

@@ -63,6 +63,10 @@ class RaDis(Method):
             )
         ]
 
+    def exchanges(self) -> bool:
+        """Where they are shuffled."""
+        return self.pairing == "shuffled"
+
     def donors(self, example_ids: Sequence[str], rng: np.random.Generator) -> Mapping[str, str]:
         """One's own, or that of the next example on one random ring, so that nobody keeps its own."""
         if self.pairing == "own":

@@ -1,0 +1,274 @@
+"""Looking after a ledger: what is in it, whether it is whole, and writing it anew without what nobody reads."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from radistill import ledger_shards as files
+from radistill.config import load_config
+from radistill.errors import RunFolderError
+from radistill.files import atomic
+from radistill.ledger import Ledger, open_ledger
+from radistill.ledger_shards import ARRAYS, TEXT
+from radistill.making import Making
+from radistill.records import Generation, json_line
+from radistill.runs import RunFolder, require
+from radistill.speaker import teacher, untouched
+from radistill.tables import read_predictions
+
+CHUNK = 1000
+"""Rows that are read, or committed, together."""
+BIG = 64 << 20
+"""Bytes of log-probabilities in one shard, about."""
+
+
+@dataclass
+class Found:
+    """What is in a ledger."""
+
+    path: str
+    shards: int = 0
+    bytes: int = 0
+    rows: int = 0
+    """Answers the index leads to, failed ones too."""
+    keys: int = 0
+    failed: int = 0
+    """Requests that have no good answer."""
+    tokens: int = 0
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    """Of the rows as they lie in the shards, doubled ones too."""
+    scored: int = 0
+    """Rows of log-probabilities."""
+    doubled: int = 0
+    """Rows of which the same is there once more: asked by two processes at once."""
+    damaged_bytes: int = 0
+    """Bytes of lines that no commit answers for; an interrupted write leaves some behind, and they are never read."""
+    lost: list[str] = field(default_factory=list)
+    """Shards of log-probabilities that are not what their names say, and rows the index has in other places."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What should not be."""
+        return self.lost
+
+
+def looked_through(path: Path) -> Found:
+    """Read every byte of a ledger.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    with _there(path) as ledger:
+        found = Found(str(path))
+        seen: set[tuple[str, int]] = set()
+        reasons: Counter[str] = Counter()
+        for shard in ledger.files():
+            found.shards += 1
+            found.bytes += (size := shard.stat().st_size)
+            whole = 0
+            for block in files.blocks(shard):
+                whole += _bytes_of(shard, block)
+                for place in block.places:
+                    name = (place.key, place.index)
+                    found.doubled += name in seen and not place.failed
+                    if not place.failed:
+                        seen.add(name)
+                found.scored += len(block.places) if shard.suffix == ARRAYS else 0
+                if shard.suffix == TEXT:
+                    for generation in files.read(shard, [p.start for p in block.places]):
+                        reasons[generation.finish_reason] += 1
+                        found.tokens += generation.n_tokens
+            if shard.suffix == ARRAYS and not whole:
+                found.lost.append(f"{shard.name} is damaged: what it holds is asked for again when it is needed")
+            elif shard.suffix == TEXT:
+                found.damaged_bytes += size - whole
+        found.finish_reasons = dict(sorted(reasons.items()))
+        found.rows, found.keys, found.failed = ledger.counts()
+        found.lost += _misplaced(ledger)
+        return found
+
+
+def _bytes_of(shard: Path, block: files.Block) -> int:
+    """How many bytes of a shard a commit takes."""
+    return block.end - block.places[0].start if shard.suffix == TEXT and block.places else block.end
+
+
+def _misplaced(ledger: Ledger) -> list[str]:
+    wrong = 0
+    for keys in _chunks(ledger.keys()):
+        found = ledger.read_indexed(keys)
+        wrong += len(set(keys) - found.keys())
+    if not wrong:
+        return []
+    return [f"index.sqlite leads to {wrong:,} rows that are not there; delete it, and it is built again"]
+
+
+def compact(path: Path) -> dict[str, int]:
+    """Write everything that is read into as few shards as need be, and delete the others.
+
+    What is dropped: failed rows that a good one has followed, doubled rows, and what no commit answers for. A crash in
+    between leaves rows twice, which does no harm, and loses none. Shards that another process writes into are left.
+
+    Returns:
+        Bytes and shards before and after.
+    """
+    with _there(path) as ledger, ExitStack() as held:
+        old = [shard for shard in ledger.files() if _is_free(ledger, shard, held)]
+        before = {"bytes_before": sum(s.stat().st_size for s in old), "shards_before": len(old)}
+        wanted = {shard.name: list(_live(ledger, shard)) for shard in old}
+        written = Ledger(path)  # a writer of its own: its shards come after the old ones
+        try:
+            for rows in _chunks(_rows(old, wanted, TEXT)):
+                written.append(rows)
+            for rows in _by_size(_rows(old, wanted, ARRAYS)):
+                written.append(rows)
+        finally:
+            written.close()
+        for shard in old:
+            shard.unlink()
+        ledger.refresh(forget=True)
+        after = ledger.files()
+        return {**before, "bytes_after": sum(s.stat().st_size for s in after), "shards_after": len(after)}
+
+
+def _live(ledger: Ledger, shard: Path) -> Iterator[int]:
+    """Where the rows of a shard begin that are read, or counted as failures."""
+    for block in files.blocks(shard):
+        read = ledger.places([place.key for place in block.places])
+        for place in block.places:
+            name, start, failures = read[place.key, place.index]
+            if (name, start) == (shard.name, place.start) or (place.failed and failures):
+                yield place.start
+
+
+def _is_free(ledger: Ledger, shard: Path, held: ExitStack) -> bool:
+    if shard.suffix == ARRAYS:
+        return True
+    (ledger.path / ".writers").mkdir(exist_ok=True)
+    lock = ledger.lock_of(shard.name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    held.callback(Path(lock.lock_file).unlink, missing_ok=True)
+    held.callback(lock.release)
+    return True
+
+
+def _rows(shards: Sequence[Path], wanted: dict[str, list[int]], suffix: str) -> Iterator[Generation]:
+    for shard in shards:
+        if shard.suffix == suffix:
+            yield from files.read(shard, wanted[shard.name])
+
+
+def _by_size(rows: Iterable[Generation]) -> Iterator[list[Generation]]:
+    together: list[Generation] = []
+    size = 0
+    for row in rows:
+        assert row.logprobs is not None
+        together.append(row)
+        size += row.logprobs.top_ids_TK.nbytes + row.logprobs.top_values_TK.nbytes + row.logprobs.given_T.nbytes
+        if size > BIG:
+            yield together
+            together, size = [], 0
+    if together:
+        yield together
+
+
+def export(folder: Path, output: Path) -> int:
+    """Write all rows of the ledger that a run uses, one JSON object a line, in the order of their keys.
+
+    There is nothing in it that differs between two equal runs. Returns the number of rows.
+
+    Raises:
+        RunFolderError: nothing was generated there yet, or the ledger has lost what was.
+    """
+    run = RunFolder(folder)
+    if not run.config.exists():
+        raise RunFolderError(f"{folder} is no run folder: it has no config.yaml.")
+    config = load_config(run.config)
+    generated = require(run, "generate")
+    with open_ledger(Path(config.generate.ledger)) as ledger:
+        keys = sorted({*_generated(config, ledger, generated.facts), *_predicted(run)})
+        rows = 0
+        with atomic(output) as file:
+            for some in _chunks(keys):
+                stored = ledger.read(some)
+                if lost := [key for key in some if key not in stored]:
+                    raise RunFolderError(f"the ledger {ledger.path} has lost the answer to {lost[0]}.")
+                for generation in (g for key in some for g in stored[key]):
+                    file.write(json_line(_plain(generation), compact=True))
+                    rows += 1
+        return rows
+
+
+def _generated(config: Any, ledger: Ledger, facts: Any) -> Iterator[str]:
+    """Keys of what the stage `generate` asked for."""
+    from radistill import data
+
+    speaker, writer = untouched(config), teacher(config)
+    train = data.load(config.data, "train", seed=config.seed)
+    making = Making(config, speaker.chat, train.examples, writer.chat if writer else None)
+    identity, own = str(facts["identity"]), str(facts["own"])
+    for made in making.of_examples(ledger, identity):
+        yield from (g.key for g in made.generations)
+        if making.needs_scores:
+            yield from (r.addressed_to(own).key for r in making.scores(made).values())
+    beside = making.beside(ledger, own)
+    yield from (g.key for g in beside.generations)
+    if making.needs_scores:
+        yield from (r.addressed_to(own).key for r in making.scores(beside).values())
+
+
+def _predicted(run: RunFolder) -> Iterator[str]:
+    """Keys of what the stage `evaluate` asked for, if it is finished."""
+    record = run.stages().get("evaluate")
+    if record is None or record.status != "finished":
+        return
+    for name in record.outputs:
+        if name.startswith("predictions/"):
+            yield from (prediction.key for prediction in read_predictions(run.path / name))
+
+
+def _plain(generation: Generation) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(generation, name) for name in files.FIELDS}
+    if (top := generation.logprobs) is not None:
+        row |= {"logprobs": top.given_T.tolist(), "top_ids": top.top_ids_TK.tolist()}
+        row |= {"top_logprobs": top.top_values_TK.tolist()}
+    return row
+
+
+def _there(path: Path) -> Any:
+    if not (path / "shards").is_dir():
+        raise RunFolderError(f"{path} is no ledger: it has no folder `shards`. Runs keep theirs at generate.ledger.")
+    return open_ledger(path)
+
+
+def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = iter(rows)
+    while some := list(islice(rest, CHUNK)):
+        yield some
+
+
+def as_json(found: Found) -> str:
+    """For `--json`."""
+    from dataclasses import asdict
+
+    return json.dumps({**asdict(found), "problems": found.problems})
+
+
+def size_of(count: int) -> str:
+    """`1.2 MB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
