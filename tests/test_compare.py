@@ -292,6 +292,6 @@ def test_a_cell_of_a_version_that_lacked_a_setting_is_still_finished(tmp_path: P
     for cell in cells:
         path = RunFolder(cell.folder).config
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        del stored["generate"]["keep_tokens"], stored["train"]["warmup_ratio"]
+        del stored["generate"]["keep_tokens"], stored["train"]["label_top_k"]
         path.write_text(yaml.safe_dump(stored), encoding="utf-8")
     assert all(map(is_finished, cells))
