@@ -11,7 +11,7 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("[a-z
 
 
 def test_there_is_something_to_run() -> None:
-    assert [script.stem for script in SCRIPTS] == ["compare_worlds", "generate", "lab_radis"]
+    assert [script.stem for script in SCRIPTS] == ["compare_worlds", "generate", "lab_radis", "ledger"]
 
 
 @pytest.mark.slow
@@ -61,3 +61,17 @@ def test_the_worlds_are_brought_up_and_compared_and_summed_up(tmp_path: Path) ->
     told = json.loads((tmp_path / "worlds" / "101" / "upbringing" / "upbringing.json").read_text(encoding="utf-8"))
     assert told["world"] == {"number": 101, "rationale_overlap": 1.0, "word_order": "sov", "morphology": "prefixes"}
     assert (tmp_path / "worlds" / "101" / "exam.json").exists()
+
+
+@pytest.mark.slow
+def test_the_scale_of_the_ledger_is_measured(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "ledger")
+    file = tmp_path / "scale.json"
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", "--json", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["rows"] == 20_000
+    assert found["memory_ratio"] < 1.5
+    assert found["stage_bytes_per_row"] < 1000
