@@ -7,6 +7,7 @@ from itertools import islice
 from radistill.backends.base import Generator
 from radistill.errors import RunFolderError
 from radistill.events import Events
+from radistill.known import Known
 from radistill.ledger import Ledger
 from radistill.progress import progress
 from radistill.records import Generation, Request
@@ -89,15 +90,13 @@ def ask(
         events: a log to which progress is written.
     """
     done = Answered()
-    known: set[int] = set()
+    known = Known()
     if total is None:
         requests = requests if isinstance(requests, Sequence) else list(requests)
         total = len(requests)
     with progress(title, total) as shown, (events or Events()).of(title, total, done) as log:
         for window in _windows(requests):
-            # The first half of a key is as good a name as the whole, in a fifth of the memory.
-            different = {r.key: r for r in window if int(r.key[:16], 16) not in known}
-            known.update(int(key[:16], 16) for key in different)
+            different = {r.key: r for r in window if known.add(r.key)}
             lacking = ledger.missing(different, attempts=attempts)
             done.requests += len(different)
             done.given_up += (given_up := len(ledger.failures(different.keys() - lacking)))

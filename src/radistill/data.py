@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from radistill import instructions
 from radistill.errors import DataError, did_you_mean
+from radistill.known import Known
 from radistill.lab import POCKET_DATA, POCKET_NAME
 from radistill.records import Example, Message
 from radistill.settings import Settings
@@ -150,9 +151,9 @@ class _Reading:
     examples: Spool[Example] = field(default_factory=lambda: Spool(_packed, _unpacked))
     rejects: "dict[tuple[str, int, str], Reject]" = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    known: set[int] = field(default_factory=set)
-    """The first half of every example's id: a set of numbers takes a fifth of the memory of one of ids."""
-    copies: Counter[int] = field(default_factory=Counter)
+    known: Known = field(default_factory=Known)
+    """Ids of all examples."""
+    copies: Counter[str] = field(default_factory=Counter)
     """Of those that came more than once, how many more."""
     rows: int = 0
 
@@ -162,11 +163,10 @@ class _Reading:
         if system is not None and messages[0].role != "system":
             messages = (Message("system", system), *messages)
         example = Example.of(self.settings.task, messages, reference, tags)
-        short = int(example.id[:16], 16)
-        if short in self.known:
-            self.copies[short] += 1
-            example = Example.of(self.settings.task, messages, reference, tags, self.copies[short])
-        self.known.add(short)
+        if not self.known.add(example.id):
+            self.copies[example.id] += 1
+            example = Example.of(self.settings.task, messages, reference, tags, self.copies[example.id])
+            self.known.add(example.id)
         self.examples.append(example)
 
     def refuse(self, reject: "Reject") -> None:
@@ -228,7 +228,6 @@ def _load(reading: _Reading, part: Part) -> Loaded:
         "usable": len(reading.examples),
         "examples": len(examples),
     }
-    reading.known.clear()
     files_read = tuple(dict.fromkeys(file for f in found for file in f.files))
     return Loaded(examples, tuple(reading.rejects.values()), files_read, counts, tuple(dict.fromkeys(reading.notes)))
 

@@ -145,7 +145,14 @@ def _predict(
         for task in config.evaluate:
             sampling, model = task.sampling(), generator.identity
             requests = [
-                Request(purpose="prediction", prompt_ids=ids, sampling=sampling, example_id=e.id, model=model)
+                Request(
+                    purpose="prediction",
+                    prompt_ids=ids,
+                    messages=e.messages,
+                    sampling=sampling,
+                    example_id=e.id,
+                    model=model,
+                )
                 for e, ids in prompts.of[task.title]
             ]
             title, attempts = f"evaluate {system}: {task.title}", config.generate.max_attempts

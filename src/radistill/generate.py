@@ -24,7 +24,7 @@ from radistill.events import Events
 from radistill.ledger import Ledger, open_ledger
 from radistill.making import Making
 from radistill.methods._composed import parts_of
-from radistill.records import Example, Generation, Request, Sampling, Span, StageRecord
+from radistill.records import Example, Generation, Message, Request, Sampling, Span, StageRecord
 from radistill.runs import RunFolder, before_work, begin, working
 from radistill.shares import Share
 from radistill.speaker import Speaker, teacher, untouched
@@ -141,10 +141,12 @@ def _requests() -> Spool[Request]:
         if at == len(samplings):
             samplings.append(request.sampling)
         spans = tuple((s.origin, s.start, s.stop) for s in request.spans)
-        return request.purpose, array("I", request.prompt_ids).tobytes(), at, request.example_id, spans, request.top_k
+        turns = tuple((m.role, m.content) for m in request.messages)
+        ids = array("I", request.prompt_ids).tobytes()
+        return request.purpose, ids, at, request.example_id, spans, request.top_k, turns
 
     def unpack(packed: tuple[Any, ...]) -> Request:
-        purpose, ids, at, example_id, spans, top_k = packed
+        purpose, ids, at, example_id, spans, top_k, turns = packed
         return Request(
             purpose=purpose,
             prompt_ids=tuple(array("I", ids)),
@@ -152,6 +154,7 @@ def _requests() -> Spool[Request]:
             example_id=example_id,
             spans=tuple(Span(*span) for span in spans),
             top_k=top_k,
+            messages=tuple(Message(role, content) for role, content in turns),
         )
 
     return Spool(pack, unpack)

@@ -39,7 +39,7 @@ insert into rows values (?, ?, ?, ?, ?) on conflict (key, idx) do update set sha
 start = excluded.start, failures = iif(excluded.failures = 0, 0, rows.failures + 1) where rows.failures > 0
 """
 """A failed row gives way to a later one, and failures are counted; a good row is never replaced."""
-CACHE_KIB = 64 << 10
+CACHE_KIB = 32 << 10
 CHUNK = 500
 """So many keys are asked for in one query; SQLite takes a limited number of values."""
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)

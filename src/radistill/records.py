@@ -113,6 +113,8 @@ class Request:
     sampling: Sampling
     example_id: str | None = None
     spans: tuple[Span, ...] = ()
+    messages: tuple[Message, ...] = ()
+    """The conversation that the ids of the span `prompt` were rendered from, for servers that take no ids."""
     model: str = ""
     """Identity of what answers: model, engine, precision. Set by `addressed_to`; part of the key."""
     top_k: int = 0

@@ -3,19 +3,22 @@
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from fakes_server import serving
 from radistill import models, plugins
 from radistill.backends.base import Backend, Generator, InUnits
+from radistill.backends.openai import OpenAI
 from radistill.chat import ChatSettings, load_chat
 from radistill.records import Generation, Message, Request, Sampling
 from radistill.speaker import Speaker
 
 SETTINGS: dict[str, dict[str, object]] = {
     "echo": {"batch_size": 5},
+    "openai": {"concurrency": 4},
     "transformers": {"batch_size": 5, "dtype": "float32"},
 }
 """How a backend is opened here."""
@@ -54,8 +57,13 @@ def requests(speaker: Speaker, *samplings: Sampling) -> list[Request]:
 
 @contextmanager
 def opened(name: str, speaker: Speaker) -> Iterator[Generator]:
-    with backend(name).open(speaker) as generator:
-        yield generator
+    with ExitStack() as server:
+        settings = backend(name)
+        if isinstance(settings, OpenAI):
+            url = server.enter_context(serving(speaker.chat)).url
+            settings = settings.model_copy(update={"base_url": (url,)})
+        with settings.open(speaker) as generator:
+            yield generator
 
 
 def answers(generator: Generator, plan: Sequence[Request]) -> dict[tuple[str, int], Generation]:
@@ -153,6 +161,7 @@ def test_the_cut_into_units_depends_on_the_plan_alone(name: str, speaker: Speake
 
 def test_no_backend_loads_an_engine_when_it_is_imported() -> None:
     names = [f"radistill.backends.{name}" for name in plugins.available("backends")]
-    code = f"import sys, {', '.join(names)}; print(*{{'torch', 'transformers', 'vllm', 'ray'}} & sys.modules.keys())"
+    engines = {"torch", "transformers", "vllm", "ray", "httpx2"}
+    code = f"import sys, {', '.join(names)}; print(*{engines} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

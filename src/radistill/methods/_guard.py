@@ -48,8 +48,13 @@ def request(
         )
     shown = _opening(chat.prompt(messages))
     return Request(
-        purpose=purpose, prompt_ids=shown.ids, spans=shown.spans, sampling=sampling, example_id=example.id
-    )  # fmt: skip
+        purpose=purpose,
+        prompt_ids=shown.ids,
+        spans=shown.spans,
+        messages=tuple(messages),
+        sampling=sampling,
+        example_id=example.id,
+    )
 
 
 def answer_alone(example: Example, chat: Chat, answer: Generation) -> TrainingRecord:

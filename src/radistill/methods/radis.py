@@ -58,6 +58,7 @@ class RaDis(Method):
                 purpose="rationale",
                 prompt_ids=opening.ids,
                 spans=opening.spans,
+                messages=example.messages,
                 sampling=sampling,
                 example_id=example.id,
             )

@@ -1,0 +1,265 @@
+"""The three ways to let a server continue an answer that has been begun, and how it is seen whether it does.
+
+- ids: `/v1/completions` with an integer prompt and `return_token_ids`. What is trained on is what was written.
+- text: `/v1/completions` with the prompt's text. The server tokenizes it once more, so it is compared with our ids by
+  `usage.prompt_tokens`, and its answer is tokenized here, after the prompt; what that does not give back is refused.
+- chat: `/v1/chat/completions` with `continue_final_message`. The server renders the template too; the same comparison.
+
+A form is used only if two rows, sent before all others, show that prompts arrive whole: nothing swallowed, no second
+BOS, no new turn.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from radistill import seeds
+from radistill.backends._http import Client, Refused, Unusable
+from radistill.chat import Chat, RowError
+from radistill.records import FinishReason, Generation, Message, Request, Sampling
+
+PROBES = (
+    ([Message("user", "Say hello.")], "Good day."),
+    (
+        [Message("user", "Which river is long?"), Message("assistant", "None."), Message("user", "And wide?")],
+        "None is.",
+    ),
+)
+"""Conversations with the beginning of an answer, which the server is to go on from."""
+
+
+@dataclass
+class Form(ABC):
+    """One way to ask."""
+
+    chat: Chat
+    model: str
+    """What the server calls it."""
+    strips_bos: bool = False
+    """The server puts a BOS before a text by itself."""
+
+    name = ""
+    path = ""
+
+    @abstractmethod
+    def prompt(self, request: Request) -> dict[str, Any]:
+        """The part of the body that says what is continued.
+
+        Raises:
+            Refused: it cannot be said in this form.
+        """
+
+    @abstractmethod
+    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:
+        """What was written, from one choice of the answer.
+
+        Raises:
+            Unusable, Refused: it cannot be told.
+        """
+
+    def body(self, request: Request, index: int) -> dict[str, Any]:
+        """One answer to a request; each of several is asked for by itself, because some servers ignore `n`."""
+        sampling = request.sampling
+        return {
+            "model": self.model,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p if sampling.temperature else 1.0,
+            "seed": seeds.number(index, request.key) % (1 << 31),
+            "n": 1,
+            "stream": False,
+            "stop_token_ids": list(self.chat.stop_ids),
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            **self.prompt(request),
+        }
+
+    def read(self, request: Request, index: int, answer: Any) -> Generation:
+        """The generation in an answer.
+
+        Raises:
+            Unusable: it is not what was asked for.
+        """
+        choice = _choice(answer)
+        written = self.ids(request, choice)
+        stops = set(self.chat.stop_ids)
+        end = next((i for i, token in enumerate(written) if token in stops), None)
+        kept = written if end is None else written[:end]
+        reason: FinishReason = "stop" if end is not None or choice.get("finish_reason") == "stop" else "length"
+        if reason == "length" and choice.get("finish_reason") not in ("length", None):
+            raise Unusable(f"the server ended an answer because of {choice.get('finish_reason')!r}")
+        text = self.chat.spell(request.prompt_ids, kept)
+        return Generation(key=request.key, index=index, token_ids=kept, text=text, finish_reason=reason)
+
+    async def fault(self, client: Client) -> str | None:
+        """Why this form cannot be used with this server; None if it can."""
+        for messages, begun in PROBES:
+            opening = self.chat.opening(messages, begun, "\n\n")
+            request = Request(
+                purpose="rationale",
+                prompt_ids=opening.ids,
+                spans=opening.spans,
+                messages=tuple(messages),
+                sampling=Sampling(temperature=0.0, max_new_tokens=4),
+            )
+            try:
+                answer = await client.post(self.path, self.body(request, 0), check=_with_choice)
+                if problem := self._arrived(request, answer):
+                    return problem
+                self.read(request, 0, answer)
+            except (Refused, Unusable) as problem:
+                return str(problem)
+        return None
+
+    def _arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
+        usage = answer.get("usage") or {}
+        read, sent = usage.get("prompt_tokens"), len(request.prompt_ids)
+        if not isinstance(read, int):
+            return "its answers have no usage.prompt_tokens, so nothing tells whether a prompt arrives whole"
+        if read == sent:
+            return None
+        if read == sent + 1 and not self.strips_bos and self.chat.tokenizer.bos_token_id is not None:
+            self.strips_bos = True  # and look again
+            return "it puts a second BOS before a prompt"
+        what = "swallows a part of a prompt" if read < sent else "adds to a prompt, as a new turn does"
+        return f"it {what}: {sent} tokens were sent, and it has read {read}"
+
+
+class Ids(Form):
+    """Token ids in, token ids out."""
+
+    name, path = "ids", "/completions"
+
+    def prompt(self, request: Request) -> dict[str, Any]:
+        """The ids themselves."""
+        return {"prompt": list(request.prompt_ids), "return_token_ids": True, "add_special_tokens": False}
+
+    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:  # noqa: ARG002
+        """As the server gives them."""
+        written = choice.get("token_ids")
+        if not isinstance(written, list) or not all(isinstance(i, int) for i in written):
+            raise Unusable("it gives no token_ids")
+        return tuple(written)
+
+    def _arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
+        read = _choice(answer).get("prompt_token_ids")
+        if read is None:
+            return super()._arrived(request, answer)
+        return None if tuple(read) == request.prompt_ids else f"it has read other ids than were sent: {read[:8]} …"
+
+
+class Text(Form):
+    """Text in, text out; both are tokenized twice, and compared."""
+
+    name, path = "text", "/completions"
+
+    def prompt(self, request: Request) -> dict[str, Any]:
+        """The text that the ids spell, without the BOS that the server adds."""
+        ids = request.prompt_ids
+        if self.strips_bos and ids[:1] == (self.chat.tokenizer.bos_token_id,):
+            ids = ids[1:]
+        text = self.chat.spell((), ids)
+        if tuple(self.chat.tokenizer(text, add_special_tokens=False).input_ids) != ids:
+            raise Refused("the prompt's text would be tokenized otherwise than it was")
+        return {"prompt": text, "add_special_tokens": self.strips_bos}
+
+    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:
+        """The text's, where it follows the prompt."""
+        text = choice.get("text")
+        if not isinstance(text, str):
+            raise Unusable("it gives no text")
+        return _tokenized(self.chat, request, text)
+
+
+class Continued(Form):
+    """A conversation whose last turn is the assistant's, begun."""
+
+    name, path = "chat", "/chat/completions"
+
+    def prompt(self, request: Request) -> dict[str, Any]:
+        """The turns as they were rendered, and the answer so far."""
+        if not request.messages:
+            raise Refused("a request that is no conversation cannot be sent to a chat server")
+        turns = [{"role": m.role, "content": m.content} for m in request.messages]
+        at = next((s.stop for s in request.spans if s.origin == "prompt"), len(request.prompt_ids))
+        if at == len(request.prompt_ids):
+            return {"messages": turns}
+        begun = self.chat.spell(request.prompt_ids[:at], request.prompt_ids[at:])
+        turns.append({"role": "assistant", "content": begun})
+        return {"messages": turns, "continue_final_message": True, "add_generation_prompt": False}
+
+    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:
+        """The text's, where it follows the prompt."""
+        text = (choice.get("message") or {}).get("content")
+        if not isinstance(text, str):
+            raise Unusable("it gives no content")
+        return _tokenized(self.chat, request, text)
+
+
+FORMS: tuple[type[Form], ...] = (Ids, Text, Continued)
+
+
+async def find(client: Client, chat: Chat, model: str, wanted: str) -> tuple[Form | None, dict[str, str]]:
+    """The best form a server can do, and for each that was tried what came of it."""
+    found: dict[str, str] = {}
+    for kind in FORMS:
+        if wanted not in ("auto", kind.name):
+            continue
+        form = kind(chat, model)
+        problem = await form.fault(client)
+        if problem and form.strips_bos:
+            problem = await form.fault(client)
+        found[kind.name] = problem or "yes"
+        if problem is None:
+            return form, found
+    return None, found
+
+
+def scored(answer: Any, request: Request) -> Generation:
+    """Log-probabilities of the ids of a request, from `prompt_logprobs`.
+
+    Raises:
+        Unusable, Refused: the server gives none.
+    """
+    import numpy as np
+
+    from radistill.logprobs import LogProbs
+
+    places = _choice(answer).get("prompt_logprobs")
+    if not isinstance(places, list) or len(places) != len(request.prompt_ids):
+        raise Refused("the server gives no prompt_logprobs, which soft labels are made of")
+    size, k = len(places), request.top_k
+    given = np.zeros(size, np.float32)
+    ids, values = np.full((size, k), -1, np.int32), np.zeros((size, k), np.float16)
+    for at, (token, told) in enumerate(zip(request.prompt_ids, places, strict=True)):
+        if told is None:
+            continue
+        ranked = sorted((v["rank"], int(i), v["logprob"]) for i, v in told.items())
+        given[at] = told[str(token)]["logprob"]
+        for n, (_, i, value) in enumerate(ranked[:k]):
+            ids[at, n], values[at, n] = i, value
+    made = Generation(key=request.key, index=0, token_ids=(), text="", finish_reason="stop")
+    return replace(made, logprobs=LogProbs(given, ids, values))
+
+
+def _tokenized(chat: Chat, request: Request, text: str) -> tuple[int, ...]:
+    for stop in chat.stop_ids:  # some servers write it out
+        text = text.removesuffix(chat.spell((), [stop]))
+    try:
+        return chat.ids_of(text, before=request.prompt_ids)
+    except RowError as error:
+        raise Refused(f"what the server wrote cannot be put into ids again: {error}") from error
+
+
+def _with_choice(answer: Any) -> Any:
+    _choice(answer)
+    return answer
+
+
+def _choice(answer: Any) -> Mapping[str, Any]:
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Unusable(f"the answer has no choices: {str(answer)[:80]}")
+    found: Mapping[str, Any] = choices[0]
+    return found

@@ -1,0 +1,191 @@
+"""Many requests to servers that may be slow, overloaded, restarted or wrong: how many at once, and what is tried again.
+
+How many requests a server gets at once is found as TCP does it (Jacobson 1988; additive increase, multiplicative
+decrease): twice as many in every round until it has been too much once, then one more in every round; half of them when
+the server says that it has too much (429, 503), does not answer in time, or takes more than half of that time.
+"""
+
+import asyncio
+import email.utils
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from radistill.errors import BackendError
+
+if TYPE_CHECKING:
+    import httpx2
+
+START = 16
+"""Requests at once that a server gets first."""
+SLOWEST_RETRY = 30.0
+BUSY = (429, 503)
+GONE = (502, 504, 520, 522, 524)
+"""What proxies say in the place of a server that is not there."""
+
+
+class Refused(Exception):
+    """The server will never answer this request; `str()` is its reason."""
+
+
+class Unusable(Exception):
+    """The server answered, but not what was asked; trying again may help."""
+
+
+@dataclass
+class Server:
+    """One base URL, and how much it bears."""
+
+    url: str
+    most: int
+    limit: float = START
+    running: int = 0
+    resting_until: float = 0.0
+    halved_at: float | None = None
+
+    def room(self, now: float) -> float:
+        """How many more requests it may get."""
+        return min(self.limit, self.most) - self.running if now >= self.resting_until else 0.0
+
+    def went_well(self) -> None:
+        """One more for every answer, so twice as many in a round; later one more in a round."""
+        self.limit = min(self.most, self.limit + (1.0 if self.halved_at is None else 1 / self.limit))
+
+    def was_too_much(self, *, rest: float = 0.0) -> None:
+        """Half of it; once for all that were on their way."""
+        now = time.monotonic()
+        self.resting_until = max(self.resting_until, now + rest)
+        if self.halved_at is None or now - self.halved_at > 1.0:
+            self.limit, self.halved_at = max(1.0, self.limit / 2), now
+
+
+@dataclass
+class Client:
+    """Sends JSON to whichever server has room."""
+
+    servers: list[Server]
+    http: "httpx2.AsyncClient"
+    timeout: float
+    patience: float
+    """So many seconds without any good answer, and the engine is lost."""
+    tries: int
+    """So often a request is sent whose answers cannot be used."""
+    last_good: float = field(default_factory=time.monotonic)
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    retries: int = 0
+
+    async def post(self, path: str, body: Mapping[str, Any], *, check: Any = None) -> Any:
+        """The server's answer, or what `check` makes of it.
+
+        Args:
+            path: after the base URL.
+            body: JSON.
+            check: called with the answer; may raise Unusable.
+
+        Raises:
+            Refused: it will not be answered.
+            BackendError: no server has answered anything for too long, or they refuse us altogether.
+        """
+        failures = 0
+        attempt = 0
+        while True:
+            server = await self._server_with_room()
+            server.running += 1
+            try:
+                found = await self._once(server, path, body)
+                found = check(found) if check else found
+            except Unusable as problem:
+                failures += 1
+                if failures >= self.tries:
+                    raise Refused(f"{problem} ({failures} times)") from problem
+                reason: object = problem
+            except _Later as later:
+                server.was_too_much(rest=later.after)
+                reason = later
+            else:
+                server.went_well()
+                self.last_good = time.monotonic()
+                return found
+            finally:
+                server.running -= 1
+            self._refuse_to_wait_for_ever(reason)
+            self.retries += 1
+            await asyncio.sleep(self._pause(attempt))
+            attempt += 1
+
+    async def _once(self, server: Server, path: str, body: Mapping[str, Any]) -> Any:
+        import httpx2
+
+        started = time.monotonic()
+        try:
+            response = await self.http.post(f"{server.url}{path}", json=body)
+        except (httpx2.TimeoutException, httpx2.TransportError) as error:
+            raise _Later(f"{server.url}: {type(error).__name__} {error}".strip()) from error
+        if response.status_code in BUSY or response.status_code in GONE:
+            raise _Later(f"{server.url} says {response.status_code}", after=_retry_after(response.headers))
+        if response.status_code >= 500 or response.status_code == 408:
+            raise Unusable(f"{server.url} says {response.status_code}: {_reason(response)}")
+        if response.status_code in (401, 403):
+            raise BackendError(
+                f"{server.url} refuses the key ({response.status_code}): {_reason(response)}. Put a valid one into the "
+                "environment variable that generate.backend.api_key_env names."
+            )
+        if response.status_code >= 400:
+            raise Refused(f"the server says {response.status_code}: {_reason(response)}")
+        if time.monotonic() - started > self.timeout / 2:
+            server.was_too_much()
+        try:
+            return response.json()
+        except ValueError as error:
+            raise Unusable(f"{server.url} answered what is no JSON: {response.text[:80]!r}") from error
+
+    async def _server_with_room(self) -> Server:
+        while True:
+            now = time.monotonic()
+            best = max(self.servers, key=lambda server: server.room(now))
+            if best.room(now) >= 1 or (best.running == 0 and now >= best.resting_until):
+                return best
+            await asyncio.sleep(0.002)
+
+    def _pause(self, attempt: int) -> float:
+        """Longer each time, and different for each request, so that they do not all come back at once."""
+        return min(SLOWEST_RETRY, 0.1 * 2.0**attempt) * self.rng.uniform(0.5, 1.0)
+
+    def _refuse_to_wait_for_ever(self, reason: object) -> None:
+        if (silent := time.monotonic() - self.last_good) > self.patience:
+            raise BackendError(
+                f"no server has given a usable answer for {silent:.0f} seconds; last: {reason}. What was written is "
+                "kept: start the server again, and then the same command."
+            )
+
+
+class _Later(Exception):
+    def __init__(self, reason: str, *, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds, from a number of seconds or a date."""
+    told = headers.get("retry-after", "")
+    try:
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(told).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return 0.0
+    return min(max(0.0, seconds), 10 * SLOWEST_RETRY)
+
+
+def _reason(response: "httpx2.Response") -> str:
+    """What an error's body says, in one line."""
+    try:
+        body = response.json()
+        error = body.get("error", body) if isinstance(body, dict) else body
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    except ValueError:
+        text = response.text
+    return " ".join(text.split())[:300] or "nothing"

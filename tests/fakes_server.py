@@ -1,0 +1,209 @@
+"""An OpenAI-compatible server on this machine's loopback: one that is well, and all the ways in which one is not."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from radistill import seeds
+from radistill.chat import Chat
+from radistill.records import Message
+
+WORDS = ["note", "the", "word", "means", "bread", "and", "water", "in", "this", "sentence", "here"]
+
+
+@dataclass
+class Behaviour:
+    """What the server can do, and what it does wrong."""
+
+    can: tuple[str, ...] = ("ids", "text", "chat")
+    doubles_bos: bool = False
+    """It puts a BOS before every text."""
+    swallows: int = 0
+    """So many ids of a prompt are lost."""
+    opens_a_new_turn: bool = False
+    without_usage: bool = False
+    ends_turns: bool = True
+    """The stop token is among the ids it gives, as in vLLM."""
+    fault: Callable[[int], str | None] = lambda _: None
+    """The number of a request → what goes wrong with it: `429`, `500`, `malformed`, `truncated`, `empty`, `hang` …"""
+    key: str = ""
+    delay: float = 0.0
+    models: tuple[str, ...] = ("served",)
+
+
+@dataclass
+class FakeServer:
+    """Answers with words that depend on the prompt and the seed alone."""
+
+    chat: Chat
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    requests: int = 0
+    most_at_once: int = 0
+    at_once: int = 0
+    keys: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    port: int = 0
+    dead: bool = False
+    """It was killed: connections that are open break."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def completion(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Status and answer."""
+        chat, can = self.chat, self.behaviour.can
+        if path == "/v1/chat/completions":
+            if "chat" not in can:
+                return 404, {"error": {"message": "no chat here"}}
+            ids = self._of_conversation(body)
+        elif isinstance(body["prompt"], str):
+            if "text" not in can:
+                return 400, {"error": {"message": "texts are not taken"}}
+            ids = list(chat.tokenizer(body["prompt"], add_special_tokens=False).input_ids)
+            if self.behaviour.doubles_bos and chat.tokenizer.bos_token_id is not None:
+                ids = [chat.tokenizer.bos_token_id, *ids]
+        else:
+            if "ids" not in can:
+                return 422, {"error": {"message": "prompt: not a string"}}
+            ids = list(body["prompt"])
+        ids = ids[self.behaviour.swallows :]
+        if "prompt_logprobs" in body:
+            return 200, self._scored(ids, body)
+        written, reason = self._written(ids, body)
+        text = chat.spell(ids, written)
+        if reason == "stop" and self.behaviour.ends_turns:
+            written = [*written, chat.end_id]
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "text": text}
+        if path.endswith("chat/completions"):
+            choice["message"] = {"role": "assistant", "content": text}
+        if body.get("return_token_ids") and "ids" in can:
+            choice |= {"token_ids": written, "prompt_token_ids": ids}
+        answer: dict[str, Any] = {"object": "text_completion", "choices": [choice]}
+        if not self.behaviour.without_usage:
+            answer["usage"] = {"prompt_tokens": len(ids), "completion_tokens": len(written)}
+        return 200, answer
+
+    def _of_conversation(self, body: dict[str, Any]) -> list[int]:
+        turns = [Message(m["role"], m["content"]) for m in body["messages"]]
+        if not body.get("continue_final_message") or self.behaviour.opens_a_new_turn:
+            extra = self.chat.prompt([Message("user", "x")]).ids if self.behaviour.opens_a_new_turn else ()
+            return [*self.chat.prompt([t for t in turns if t.role != "assistant"] or turns).ids, *extra]
+        text = self.chat.prompt(turns[:-1]).text + turns[-1].content
+        return list(self.chat.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _written(self, ids: list[int], body: dict[str, Any]) -> tuple[list[int], str]:
+        seed = 0 if body["temperature"] == 0 else body["seed"]
+        draw = seeds.number(seed, *ids)
+        words = [WORDS[draw // 16 // len(WORDS) ** n % len(WORDS)] for n in range(draw % 9)]
+        written = list(self.chat.ids_of(" ".join(words), before=ids))
+        most = body["max_tokens"]
+        return written[:most], "length" if len(written) >= most else "stop"
+
+    def _scored(self, ids: list[int], body: dict[str, Any]) -> Any:
+        k = body["prompt_logprobs"]
+        places: list[Any] = [None]
+        for token in ids[1:]:
+            told = {str(token): {"logprob": -3.0, "rank": 7}}
+            others = [(token + n + 1) % len(self.chat.tokenizer) for n in range(k)]
+            told |= {str(other): {"logprob": -1.0 - n, "rank": n + 1} for n, other in enumerate(others)}
+            places.append(told)
+        choice = {"index": 0, "finish_reason": "length", "text": "x", "token_ids": [5], "prompt_logprobs": places}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+
+
+def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def send(self, status: int, data: bytes, *, length: int | None = None, headers: Any = ()) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data) if length is None else length))
+            for name, value in headers:
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            models = [{"id": name, "owned_by": "fake"} for name in server.behaviour.models]
+            self.send(200, json.dumps({"data": models}).encode())
+
+        def do_POST(self) -> None:
+            if server.dead:
+                self.close_connection = True
+                return
+            with server.lock:
+                server.requests += 1
+                number = server.requests
+                server.at_once += 1
+                server.most_at_once = max(server.most_at_once, server.at_once)
+            try:
+                self.answer(number)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+            finally:
+                with server.lock:
+                    server.at_once -= 1
+
+        def answer(self, number: int) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.bodies.append(body)
+            server.keys.append(self.headers.get("Authorization", ""))
+            if server.behaviour.key and self.headers.get("Authorization") != f"Bearer {server.behaviour.key}":
+                self.send(401, b'{"error": {"message": "who are you?"}}')
+                return
+            time.sleep(server.behaviour.delay)
+            fault = server.behaviour.fault(number)
+            status, answer = server.completion(self.path, body)
+            data = json.dumps(answer).encode()
+            if fault == "hang":
+                time.sleep(3)
+                self.close_connection = True
+            elif fault == "truncated":
+                self.send(200, data[: len(data) // 2], length=len(data))
+                self.close_connection = True
+            elif fault == "malformed":
+                self.send(200, data[:-3] + b"<html>")
+            elif fault == "empty":
+                self.send(200, b'{"choices": []}')
+            elif fault is not None:
+                self.send(int(fault), b'{"error": "too much"}', headers=[("Retry-After", "0.05")])
+            else:
+                self.send(status, data)
+
+    return Handler
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 512
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(chat: Chat, behaviour: Behaviour | None = None, *, port: int = 0) -> Iterator[FakeServer]:
+    """A server that runs meanwhile."""
+    server = FakeServer(chat, behaviour or Behaviour())
+    http = _Quiet(("127.0.0.1", port), handler(server))
+    server.port = http.server_address[1]
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
