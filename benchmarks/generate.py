@@ -1,47 +1,61 @@
-"""Generation: tokens per second of the `transformers` backend against the loop that research code uses.
+"""Generation: tokens per second of radistill's backends against the loops that people write.
 
-The rival is `model.generate` with sampling on unsorted, left-padded batches of 8. Same weights, prompts, precision and
-limits, one process, one run each in turn, medians. A token counts up to the first stop. Engines that are not measured
-here stand as null in the JSON.
+The rivals, on the same weights, prompts and limits, run in turn in one process each:
+  vs_plain   `transformers` against `model.generate` with sampling on unsorted, left-padded batches of 8 (research code)
+  vs_vllm    `vllm` against vLLM's own `LLM.generate`                       (where vLLM is installed)
+  vs_client  `openai` against a bare asynchronous client of the same server that keeps nothing  (with --server URL)
+The rows are the pocket model's own: rationales of sentences and of paragraphs, questions of all abilities; long and short,
+until the model stops by itself. A token counts up to the first stop. What is not measured stands as null in the JSON.
 
-    python benchmarks/generate.py [--quick] [--json FILE]
+    python benchmarks/generate.py [--quick] [--server URL] [--json FILE]
 """
 
 import argparse
+import asyncio
 import json
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from radistill import models, seeds
+from radistill.ask import ask
 from radistill.backends.base import Generator
+from radistill.backends.openai import OpenAI, OpenAIGenerator
 from radistill.backends.transformers import Transformers
 from radistill.chat import Chat, ChatSettings, load_chat
 from radistill.lab.pairs import sentences
-from radistill.lab.tokenizer import make_model, make_tokenizer
 from radistill.lab.world import WorldSettings, world_of
-from radistill.models import Weights
+from radistill.ledger import open_ledger
 from radistill.records import Message, Request, Sampling
 from radistill.runs import versions
 from radistill.speaker import Speaker
+from radistill.tasks.lab import Lab
 
 PLAIN_BATCH = 8
+ABILITIES = ("knowledge", "definitions", "rewording", "counting", "lists", "strings", "formats", "stories", "refusal")
 
 
 def requests_of(chat: Chat, count: int, sampling: Sampling) -> list[Request]:
-    """Prompts of one to a dozen sentences, in no order, as a corpus has them."""
+    """Openings of answers and questions, in no order, as a corpus has them."""
     rng = seeds.generator(0, "benchmark", "lengths")
     texts = iter(sentences(world_of(WorldSettings()), "benchmark", count * 12))
+    questions = [e for name in ABILITIES for e in Lab(ability=name, items=200).examples() or ()]
     found = []
-    for _ in range(count):
-        pairs = [next(texts) for _ in range(int(rng.integers(1, 12)))]
-        messages = [Message("user", "Translate:\n" + " ".join(en for en, _ in pairs))]
+    for n in range(count):
+        if n % 3 == 0:
+            ids = chat.prompt(questions[int(rng.integers(len(questions)))].messages).ids
+            found.append(Request(purpose="response", prompt_ids=ids, sampling=sampling))
+            continue
+        pairs = [next(texts) for _ in range(1 if n % 3 == 1 else int(rng.integers(2, 12)))]
+        text = " ".join(en for en, _ in pairs)
+        messages = (Message("user", f"Translate from English into Esperanto: {text}"),)
         opening = chat.opening(messages, " ".join(eo for _, eo in pairs), "\n\n")
-        found.append(Request(purpose="rationale", prompt_ids=opening.ids, sampling=sampling))
+        found.append(Request(purpose="rationale", prompt_ids=opening.ids, messages=messages, sampling=sampling))
     return found
 
 
@@ -83,22 +97,63 @@ def rate(work: Callable[[], int]) -> float:
     return tokens / (time.perf_counter() - started)
 
 
-def measured(folder: Path, *, rows: int, new_tokens: int, repeats: int, batch_size: int) -> dict[str, float]:
+def against_plain(speaker: Speaker, size: "Size") -> dict[str, float]:
     """Median tokens per second of both, run in turn."""
-    corpus = [side for pair in sentences(world_of(WorldSettings()), "corpus", 2000) for side in pair]
-    tokenizer = make_tokenizer(corpus, vocabulary=2000)
-    make_model(folder, tokenizer, hidden=192, layers=4, heads=3, intermediate=384, context=1024, seed=0)
-    weights = Weights(name="benchmark", folder=folder, identity="benchmark")
-    chat = load_chat(folder, ChatSettings())
-    sampling = Sampling(max_new_tokens=new_tokens)
-    requests = requests_of(chat, rows, sampling)
-    model = models.load(weights, dtype="float32")
+    sampling = Sampling(max_new_tokens=size.new_tokens)
+    requests = requests_of(speaker.chat, size.rows, sampling)
+    model = models.load(speaker.weights, dtype="float32")
     found: dict[str, list[float]] = {"plain": [], "radistill": []}
-    with Transformers(dtype="float32", batch_size=batch_size).open(Speaker(weights, chat)) as generator:
-        for _ in range(repeats):
-            found["plain"].append(rate(lambda: plain(model, chat, requests, sampling)))
+    with Transformers(dtype="float32", batch_size=size.batch).open(speaker) as generator:
+        for _ in range(size.repeats):
+            found["plain"].append(rate(lambda: plain(model, speaker.chat, requests, sampling)))
             found["radistill"].append(rate(lambda: ours(generator, requests)))
     return {name: statistics.median(rates) for name, rates in found.items()}
+
+
+def against_client(speaker: Speaker, size: "Size", url: str) -> dict[str, float]:
+    """The same requests to the same server, by the backend and by a client that keeps nothing."""
+    requests = requests_of(speaker.chat, size.rows, Sampling(max_new_tokens=size.new_tokens))
+    found: dict[str, list[float]] = {"client": [], "radistill_server": []}
+    with OpenAI(base_url=(url,)).open(speaker) as generator, tempfile.TemporaryDirectory() as place:
+        assert isinstance(generator, OpenAIGenerator)
+        addressed = [request.addressed_to(generator.identity) for request in requests]
+        bodies = [generator.form.body(request, 0) for request in addressed]
+        for repeat in range(size.repeats):
+            found["client"].append(rate(lambda: asyncio.run(bare_client(f"{url}{generator.form.path}", bodies))))
+
+            def kept(repeat: int = repeat) -> int:
+                with open_ledger(Path(place) / str(repeat)) as ledger:
+                    return ask(addressed, generator, ledger, title="radistill").tokens
+
+            found["radistill_server"].append(rate(kept))
+    return {name: statistics.median(rates) for name, rates in found.items()}
+
+
+async def bare_client(url: str, bodies: list[dict[str, Any]]) -> int:
+    """All at once, 256 on their way, nothing kept."""
+    import httpx2
+
+    slots = asyncio.Semaphore(256)
+
+    async def one(http: httpx2.AsyncClient, body: dict[str, Any]) -> int:
+        async with slots:
+            answer = (await http.post(url, json=body)).json()
+        written = answer["choices"][0].get("token_ids")
+        return len(written) if written is not None else int(answer["usage"]["completion_tokens"])
+
+    limits = httpx2.Limits(max_connections=256, max_keepalive_connections=256)
+    async with httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as http:
+        return sum(await asyncio.gather(*(one(http, body) for body in bodies)))
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    rows: int
+    new_tokens: int
+    repeats: int
+    batch: int
 
 
 def main() -> None:
@@ -106,20 +161,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer rows, one repeat")
     parser.add_argument("--json", type=Path, help="where the ratios are written")
+    parser.add_argument("--server", metavar="URL", help="of a server with the pocket model: http://localhost:8000/v1")
     given = parser.parse_args()
-    size = (
-        {"rows": 64, "new_tokens": 48, "repeats": 1} if given.quick else {"rows": 256, "new_tokens": 96, "repeats": 3}
-    )
-    with tempfile.TemporaryDirectory() as place:
-        rates = measured(Path(place) / "model", **size, batch_size=64)
-    ratio = rates["radistill"] / rates["plain"]
+    size = Size(96, 128, 1, 64) if given.quick else Size(768, 256, 3, 128)
+    weights = models.resolve("pocket")
+    speaker = Speaker(weights, load_chat(weights.tokenizer_folder, ChatSettings()))
+    rates = against_plain(speaker, size)
+    ratios = {"vs_plain": rates["radistill"] / rates["plain"], "vs_vllm": None, "vs_client": None}
+    if given.server:
+        rates |= against_client(speaker, size, given.server)
+        ratios["vs_client"] = rates["radistill_server"] / rates["client"]
     for name, value in rates.items():
-        print(f"{name:12} {value:10,.0f} tokens/s")
-    print(f"{'vs_plain':12} {ratio:10.2f}")
+        print(f"{name:18} {value:10,.0f} tokens/s")
+    for name, ratio in ratios.items():
+        print(f"{name:18} {'-' if ratio is None else f'{ratio:.2f}':>10}")
     machine = {"machine": platform.machine(), "device": models.device_name(), **versions()}
     print(", ".join(f"{k} {v}" for k, v in machine.items()))
     if given.json:
-        ratios = {"vs_plain": ratio, "vs_vllm": None, "vs_client": None}
         given.json.write_text(json.dumps({"ratios": ratios, "rates": rates, "on": machine}, indent=2), encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_the_best_form_that_a_server_can_do_is_taken(speaker: Speaker, behaviour
             Behaviour(can=()),
             r"ids: the server says 422: prompt: not a string\n  text: .* texts are not taken\n  chat: ",
         ),
-        (Behaviour(swallows=2), r"ids: it has read other ids than were sent.*\n  text: it swallows a part of a prompt"),
+        (Behaviour(swallows=2), r"ids: it swallows a part of a prompt.*\n  text: it swallows a part of a prompt"),
         (Behaviour(can=("chat",), opens_a_new_turn=True), r"chat: it adds to a prompt, as a new turn does"),
         (Behaviour(can=("text",), without_usage=True), r"text: its answers have no usage\.prompt_tokens"),
     ],
@@ -278,3 +279,26 @@ def test_a_server_gets_twice_as_much_until_it_is_too_much_and_then_one_more(monk
 def no_thread_is_left() -> Iterator[None]:
     yield
     assert not [t for t in threading.enumerate() if t.name == "radistill-openai"]
+
+
+def test_a_row_that_the_server_has_not_read_whole_is_a_failed_row(speaker: Speaker) -> None:
+    with serving(speaker.chat) as server, OpenAI(base_url=(server.url,)).open(speaker) as generator:
+        plan = requests(speaker, 3)
+        server.behaviour.swallows = 1
+        found = [g for together in generator.answers(plan, {r.key for r in plan}) for g in together]
+    assert [g.finish_reason for g in found] == ["error"] * 3
+    assert all("swallows a part" in str(g.error) for g in found)
+
+
+def test_a_chat_server_is_never_sent_a_conversation_without_the_beginning_of_its_answer(speaker: Speaker) -> None:
+    whole = requests(speaker, 1)[0]
+    other = replace(whole, messages=(Message("user", "Something else."),))
+    plan = [replace(whole, spans=()), other, replace(whole, messages=(), prompt_ids=whole.prompt_ids[:-1])]
+    with serving(speaker.chat, Behaviour(can=("chat",))) as server:
+        found = answered(server, speaker, plan)
+        assert server.bodies[-1]["messages"][-1] == {"role": "assistant", "content": "Good day 0.\n\n"}
+    assert sorted(str(g.error) for g in found) == [
+        "None",
+        "a request that is no conversation cannot be sent to a chat server",
+        "its ids are not those of its conversation",
+    ]

@@ -72,6 +72,7 @@ class Form(ABC):
             "stop_token_ids": list(self.chat.stop_ids),
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
+            "return_token_ids": True,
             **self.prompt(request),
         }
 
@@ -82,7 +83,10 @@ class Form(ABC):
             Unusable: it is not what was asked for.
         """
         choice = _choice(answer)
-        written = self.ids(request, choice)
+        if problem := self.arrived(request, answer):
+            raise Refused(problem)
+        given = choice.get("token_ids")
+        written = tuple(given) if isinstance(given, list) and given else self.ids(request, choice)
         stops = set(self.chat.stop_ids)
         end = next((i for i, token in enumerate(written) if token in stops), None)
         kept = written if end is None else written[:end]
@@ -105,22 +109,24 @@ class Form(ABC):
             )
             try:
                 answer = await client.post(self.path, self.body(request, 0), check=_with_choice)
-                if problem := self._arrived(request, answer):
-                    return problem
                 self.read(request, 0, answer)
             except (Refused, Unusable) as problem:
                 return str(problem)
         return None
 
-    def _arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
-        usage = answer.get("usage") or {}
-        read, sent = usage.get("prompt_tokens"), len(request.prompt_ids)
+    def arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
+        """Why the model has not read what was sent; None if it has."""
+        ids = _choice(answer).get("prompt_token_ids") or answer.get("prompt_token_ids")
+        if ids is not None and tuple(ids) == request.prompt_ids:
+            return None
+        read, sent = (answer.get("usage") or {}).get("prompt_tokens"), len(request.prompt_ids)
+        read = len(ids) if ids is not None else read
         if not isinstance(read, int):
             return "its answers have no usage.prompt_tokens, so nothing tells whether a prompt arrives whole"
         if read == sent:
-            return None
-        if read == sent + 1 and not self.strips_bos and self.chat.tokenizer.bos_token_id is not None:
-            self.strips_bos = True  # and look again
+            return None if ids is None else f"it has read other ids than were sent: {ids[:8]} …"
+        if read == sent + 1 and self.chat.tokenizer.bos_token_id is not None:
+            self.strips_bos = True  # of use where the form is text: it is looked at again
             return "it puts a second BOS before a prompt"
         what = "swallows a part of a prompt" if read < sent else "adds to a prompt, as a new turn does"
         return f"it {what}: {sent} tokens were sent, and it has read {read}"
@@ -133,7 +139,7 @@ class Ids(Form):
 
     def prompt(self, request: Request) -> dict[str, Any]:
         """The ids themselves."""
-        return {"prompt": list(request.prompt_ids), "return_token_ids": True, "add_special_tokens": False}
+        return {"prompt": list(request.prompt_ids), "add_special_tokens": False}
 
     def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:  # noqa: ARG002
         """As the server gives them."""
@@ -141,12 +147,6 @@ class Ids(Form):
         if not isinstance(written, list) or not all(isinstance(i, int) for i in written):
             raise Unusable("it gives no token_ids")
         return tuple(written)
-
-    def _arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
-        read = _choice(answer).get("prompt_token_ids")
-        if read is None:
-            return super()._arrived(request, answer)
-        return None if tuple(read) == request.prompt_ids else f"it has read other ids than were sent: {read[:8]} …"
 
 
 class Text(Form):
@@ -182,7 +182,10 @@ class Continued(Form):
         if not request.messages:
             raise Refused("a request that is no conversation cannot be sent to a chat server")
         turns = [{"role": m.role, "content": m.content} for m in request.messages]
-        at = next((s.stop for s in request.spans if s.origin == "prompt"), len(request.prompt_ids))
+        prompt = self.chat.prompt(request.messages).ids
+        at = len(prompt)
+        if request.prompt_ids[:at] != prompt:
+            raise Refused("its ids are not those of its conversation")
         if at == len(request.prompt_ids):
             return {"messages": turns}
         begun = self.chat.spell(request.prompt_ids[:at], request.prompt_ids[at:])
