@@ -99,7 +99,7 @@ class FakeServer:
         return list(self.chat.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _written(self, ids: list[int], body: dict[str, Any]) -> tuple[list[int], str]:
-        seed = 0 if body["temperature"] == 0 else body["seed"]
+        seed = 0 if body["temperature"] == 0 else body.get("seed", 0)
         draw = seeds.number(seed, *ids)
         words = [WORDS[draw // 16 // len(WORDS) ** n % len(WORDS)] for n in range(draw % 9)]
         written = list(self.chat.ids_of(" ".join(words), before=ids))

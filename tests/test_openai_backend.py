@@ -302,3 +302,12 @@ def test_a_chat_server_is_never_sent_a_conversation_without_the_beginning_of_its
         "a request that is no conversation cannot be sent to a chat server",
         "its ids are not those of its conversation",
     ]
+
+
+def test_a_server_that_cannot_take_seeds_gets_none(speaker: Speaker) -> None:
+    with serving(speaker.chat) as server:
+        answered(server, speaker, requests(speaker, 2))
+        assert len({body["seed"] for body in server.bodies[-2:]}) == 2
+    with serving(speaker.chat) as server:
+        answered(server, speaker, requests(speaker, 2, Sampling(temperature=0.0)), seeded=False)
+        assert not [body for body in server.bodies[-2:] if "seed" in body]

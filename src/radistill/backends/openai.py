@@ -44,6 +44,8 @@ class OpenAI(Backend):
     """Environment variable that holds the key, if the servers want one. A key is never read from anywhere else."""
     form: Literal["auto", "ids", "text", "chat"] = "auto"
     """How requests are put; `auto` takes the first of these that the server can do."""
+    seeded: bool = True
+    """Whether a seed is sent with each request; some servers know none, or fall over it."""
     concurrency: int = Field(256, ge=1)
     """At most so many requests at once to each server; how many it really gets is adapted to it."""
     timeout: float = Field(600.0, gt=0)
@@ -186,6 +188,8 @@ class _Work:
             if request.purpose == "score":
                 return await _score(client, form, request)
             body = form.body(request, index)
+            if not self.generator.settings.seeded:
+                del body["seed"]
             return await _posted(client, form, body, lambda answer: form.read(request, index, answer))
         except Refused as refused:
             return Generation(

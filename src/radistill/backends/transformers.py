@@ -158,10 +158,12 @@ class TransformersGenerator(InUnits):
         """
         import torch
 
+        from radistill.backends._growing import growing_cache
+
         longest, budget = ids_BT.shape[1], self._budget(rows[0][0])
         stops = torch.tensor(sorted(self.chat.stop_ids), device=ids_BT.device)
         written: dict[int, list[int]] = {}
-        alive, cache = list(range(len(rows))), None
+        alive, cache = list(range(len(rows))), growing_cache(self.model)
         while alive:
             done = ids_BT.shape[1] - longest
             steps = min(max(LOOK, done), budget - done)
@@ -171,7 +173,7 @@ class TransformersGenerator(InUnits):
             if ids_BT.shape[1] - longest >= budget:
                 is_done_B[:] = True
             elif not _can_select(cache):
-                cache = None  # read again, which every architecture can
+                cache = growing_cache(self.model)  # read again, which every architecture can
             for at in is_done_B.nonzero()[:, 0].tolist():
                 written[alive[at]] = ids_BT[at, longest:].tolist()
             kept_A = (~is_done_B).nonzero()[:, 0]
@@ -223,7 +225,9 @@ def _can_select(cache: Any) -> bool:
     """Whether rows can be taken out of the keys and values; those of other layers than these hold more than that."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    from radistill.backends._growing import GrowingLayer
+
+    plain = (DynamicLayer, DynamicSlidingWindowLayer, GrowingLayer)
     return type(cache) is DynamicCache and all(type(layer) in plain for layer in cache.layers)
 
 
@@ -262,16 +266,23 @@ class _Drawn:
         return drawn.scatter(1, chosen_B1.to(scores.device), 0.0)
 
 
+FIRST = 64
+"""So many of the most probable tokens nearly always hold the nucleus; all are sorted only where they do not."""
+
+
 def _nucleus(probs_BV: Any, top_p: float) -> Any:
     """Zero all but the smallest set of most probable tokens that holds `top_p` (Holtzman et al. 2020); not renormed.
 
     Tokens as probable as the last of them stay too: which of them it was would depend on the order of sorting.
     """
-    ordered_BV, _ = probs_BV.sort(dim=-1, descending=True)
-    before_BV = ordered_BV.cumsum(dim=-1) - ordered_BV
+    size = min(FIRST, probs_BV.shape[-1])
+    ordered_BK = probs_BV.topk(size, dim=-1).values
+    if size < probs_BV.shape[-1] and bool((ordered_BK.sum(dim=-1) < top_p).any()):
+        ordered_BK, _ = probs_BV.sort(dim=-1, descending=True)
+    before_BK = ordered_BK.cumsum(dim=-1) - ordered_BK
     # The least probable token that is still kept; the most probable one always is.
-    kept_B = (before_BV < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
-    threshold_B1 = ordered_BV.gather(1, kept_B - 1)
+    kept_B = (before_BK < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    threshold_B1 = ordered_BK.gather(1, kept_B - 1)
     return probs_BV.where(probs_BV >= threshold_B1, probs_BV.new_zeros(()))
 
 
