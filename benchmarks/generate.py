@@ -4,8 +4,8 @@ The rivals, on the same weights, prompts and limits, run in turn in one process 
   vs_plain   `transformers` against `model.generate` with sampling on unsorted, left-padded batches of 8 (research code)
   vs_vllm    `vllm` against vLLM's own `LLM.generate`                       (where vLLM is installed)
   vs_client  `openai` against a bare asynchronous client of the same server that keeps nothing  (with --server URL)
-The rows are the pocket model's own: rationales of sentences and of paragraphs, questions of all abilities; long and short,
-until the model stops by itself. A token counts up to the first stop. What is not measured stands as null in the JSON.
+The rows are the pocket model's own: rationales of sentences and of paragraphs, questions of all abilities, long and
+short, until the model stops by itself. A token counts up to the first stop. What is not measured is null in the JSON.
 
     python benchmarks/generate.py [--quick] [--server URL] [--json FILE]
 """
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from radistill import models, seeds
 from radistill.ask import ask
@@ -37,6 +37,8 @@ from radistill.speaker import Speaker
 from radistill.tasks.lab import Lab
 
 PLAIN_BATCH = 8
+DTYPE: Literal["auto"] = "auto"
+"""As the weights are stored, for both."""
 ABILITIES = ("knowledge", "definitions", "rewording", "counting", "lists", "strings", "formats", "stories", "refusal")
 
 
@@ -101,9 +103,9 @@ def against_plain(speaker: Speaker, size: "Size") -> dict[str, float]:
     """Median tokens per second of both, run in turn."""
     sampling = Sampling(max_new_tokens=size.new_tokens)
     requests = requests_of(speaker.chat, size.rows, sampling)
-    model = models.load(speaker.weights, dtype="float32")
+    model = models.load(speaker.weights, dtype=DTYPE)
     found: dict[str, list[float]] = {"plain": [], "radistill": []}
-    with Transformers(dtype="float32", batch_size=size.batch).open(speaker) as generator:
+    with Transformers(dtype=DTYPE, batch_size=size.batch).open(speaker) as generator:
         for _ in range(size.repeats):
             found["plain"].append(rate(lambda: plain(model, speaker.chat, requests, sampling)))
             found["radistill"].append(rate(lambda: ours(generator, requests)))
@@ -163,7 +165,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the ratios are written")
     parser.add_argument("--server", metavar="URL", help="of a server with the pocket model: http://localhost:8000/v1")
     given = parser.parse_args()
-    size = Size(96, 128, 1, 64) if given.quick else Size(768, 256, 3, 128)
+    size = Size(96, 128, 1, 64) if given.quick else Size(768, 256, 3, 64)
     weights = models.resolve("pocket")
     speaker = Speaker(weights, load_chat(weights.tokenizer_folder, ChatSettings()))
     rates = against_plain(speaker, size)

@@ -16,7 +16,7 @@ CRITICAL = {1: 15.1, 2: 18.4, 3: 21.1, 4: 23.5, 5: 25.7, 6: 27.9}
 def draw(sampling: Sampling, keys: list[str], scores: list[float], *, position: int = 0) -> list[int]:
     """The token drawn for each key."""
     prompt = 5
-    processor = _Drawn(sampling, keys, prompt)
+    processor = _Drawn(sampling, [(key, 0) for key in keys], prompt)
     rows = torch.tensor([scores] * len(keys))
     out = processor(torch.zeros(len(keys), prompt + position, dtype=torch.long), rows)
     assert ((out == 0).sum(dim=1) == 1).all()
@@ -118,3 +118,23 @@ def test_a_token_that_cannot_be_is_never_drawn(monkeypatch: pytest.MonkeyPatch) 
         patched.setattr(seeds, "uniform", lambda key, _: float(key))
         assert draw(Sampling(temperature=1, top_p=1), ["0.0", "0.5", "0.9999999999999999"], scores) == [1, 3, 3]
     assert set(draw(Sampling(temperature=1, top_p=1), [str(i) for i in range(300)], scores)) == {1, 3}
+
+
+def test_a_row_that_has_written_before_draws_on_where_it_was() -> None:
+    sampling = Sampling(temperature=1.0, top_p=1.0)
+    rows = torch.tensor([SCORES] * 2)
+    together = _Drawn(sampling, [("a", 7), ("b", 0)], 5)(torch.zeros(2, 8, dtype=torch.long), rows).argmax(dim=1)
+    assert together.tolist() == [
+        *draw(sampling, ["a"], SCORES, position=10),
+        *draw(sampling, ["b"], SCORES, position=3),
+    ]
+
+
+def test_a_nucleus_beyond_the_most_probable_few_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    flat = torch.tensor(rng.dirichlet(np.full(300, 0.3), size=40))
+    for top_p in (0.3, 0.9, 0.999):
+        few = _nucleus(flat, top_p)
+        monkeypatch.setattr("radistill.backends.transformers.FIRST", 300)
+        assert torch.equal(_nucleus(flat, top_p), few)
+        monkeypatch.undo()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from radistill import models, seeds
-from radistill.backends.transformers import Transformers, TransformersGenerator
+from radistill.backends.transformers import Transformers, TransformersGenerator, _Row
 from radistill.chat import ChatSettings, load_chat
 from radistill.errors import BackendError
 from radistill.records import Generation, Message, Request, Sampling
@@ -161,7 +161,12 @@ def test_a_row_at_the_end_of_the_context_writes_as_much_as_fits(folder: Path) ->
     assert answer.finish_reason == ("length" if answer.n_tokens else "stop")
 
 
-def test_units_are_of_one_sampling_and_the_longest_rows_come_first(folder: Path) -> None:
+def test_units_are_of_one_sampling_and_the_longest_rows_come_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(folder, batch_size=1) as generator:
+        assert [len(unit) for unit in generator.units(plan(folder, GREEDY))] == [4, 4, 3], "four batches each"
+    monkeypatch.setattr("radistill.backends.transformers.BATCHES", 1)
     with opened(folder, batch_size=4) as generator:
         units = list(generator.units(plan(folder, SAMPLED, GREEDY)))
     assert [len(unit) for unit in units] == [4, 4, 3] * 2
@@ -181,11 +186,11 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(
         quiet = answers(generator, requests)
         really = generator._batch
 
-        def small(rows: list[Any]) -> list[Generation]:
+        def small(rows: list[_Row], *, leave_at: int) -> list[_Row]:
             sizes.append(len(rows))
             if len(rows) > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return really(rows)
+            return really(rows, leave_at=leave_at)
 
         monkeypatch.setattr(generator, "_batch", small)
         assert answers(generator, requests) == quiet
@@ -202,14 +207,14 @@ def test_a_single_row_that_does_not_fit_is_a_message(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     with opened(folder) as generator:
-        monkeypatch.setattr(generator, "_batch", lambda _: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(generator, "_batch", lambda _, **__: (_ for _ in ()).throw(error))
         with pytest.raises(BackendError, match=r"a single row of \d+ tokens does not fit into memory"):
             generator.answer(plan(folder, GREEDY)[:3])
 
 
 def test_any_other_error_of_the_engine_is_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(folder) as generator:
-        monkeypatch.setattr(generator, "_batch", lambda _: (_ for _ in ()).throw(RuntimeError("a bug")))
+        monkeypatch.setattr(generator, "_batch", lambda _, **__: (_ for _ in ()).throw(RuntimeError("a bug")))
         with pytest.raises(RuntimeError, match="a bug"):
             generator.answer(plan(folder, GREEDY)[:3])
 
@@ -271,7 +276,8 @@ def test_nothing_is_computed_after_the_last_row_has_stopped(folder: Path, monkey
         for request in plan(folder, FULL):
             for at in range(request.sampling.n):
                 widths.append(0)
-                found += generator._batch([(request, at)])
+                (row,) = generator._batch([_Row(request, at, generator._budget(request))], leave_at=0)
+                found.append(generator._read(row))
     assert "stop" in {g.finish_reason for g in found}
     assert widths == [g.n_tokens + (g.finish_reason == "stop") for g in found]
 
@@ -307,6 +313,29 @@ def test_rows_that_have_ended_leave_the_batch_and_the_others_write_the_same(
     assert sum(tokens for _, tokens in looked) < sum(tokens for _, tokens in whole), "rows have left"
 
 
+@pytest.mark.parametrize("few", [1, 2, 1 << 20])
+def test_rows_that_are_set_aside_write_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    from radistill.backends import transformers as module
+
+    requests = plan(folder, SAMPLED, GREEDY, FULL)
+    with opened(folder, batch_size=4) as generator:
+        monkeypatch.setattr(module, "BATCHES", 1)
+        quiet = answers(generator, requests)
+        batches: list[int] = []
+        really = generator._batch
+
+        def counting(rows: list[_Row], *, leave_at: int) -> list[_Row]:
+            batches.append(sum(bool(row.begun) for row in rows))
+            return really(rows, leave_at=leave_at)
+
+        monkeypatch.setattr(generator, "_batch", counting)
+        monkeypatch.setattr(module, "BATCHES", 3)
+        monkeypatch.setattr(module, "LOOK", 2)
+        monkeypatch.setattr(module, "FEW", few)
+        assert answers(generator, requests) == quiet
+    assert (sum(batches) > 0) is (few <= 2)
+
+
 def test_precision_is_part_of_the_identity_and_the_model_is_freed(folder: Path) -> None:
     with opened(folder) as generator:
         full = generator.identity
@@ -326,11 +355,11 @@ def test_a_size_that_did_not_fit_is_not_tried_again(folder: Path, monkeypatch: p
         requests = [r for r in plan(folder, GREEDY) if generator._budget(r) == GREEDY.max_new_tokens][:6]
         really = generator._batch
 
-        def small(rows: list[Any]) -> list[Generation]:
+        def small(rows: list[_Row], *, leave_at: int) -> list[_Row]:
             sizes.append(len(rows))
             if len(rows) > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return list(really(rows))
+            return really(rows, leave_at=leave_at)
 
         monkeypatch.setattr(generator, "_batch", small)
         first = generator.answer(requests)

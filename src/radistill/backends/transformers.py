@@ -26,6 +26,11 @@ from radistill.speaker import Speaker
 
 LOOK = 16
 """After so many tokens a batch is first looked at for rows that have ended."""
+BATCHES = 4
+"""So many batches are committed together; rows that write on when nearly all others of their batch have ended are set
+aside and finished together, because a few rows take nearly as long as many."""
+FEW = 8
+"""A batch of which no more than one row in so many is left sets it aside."""
 
 
 class Transformers(Backend):
@@ -84,8 +89,9 @@ class TransformersGenerator(InUnits):
         ordered = sorted(requests, key=lambda r: (_kind(r), -len(r.prompt_ids), r.key))
         for _, same in groupby(ordered, key=_kind):
             rows = list(same)
-            for start in range(0, len(rows), self.settings.batch_size):
-                yield rows[start : start + self.settings.batch_size]
+            size = self.settings.batch_size * (1 if rows[0].purpose == "score" else BATCHES)
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
 
     def answer(self, unit: Sequence[Request]) -> list[Generation]:
         """Generate for one batch; a request that leaves no room in the context becomes an error row."""
@@ -101,97 +107,113 @@ class TransformersGenerator(InUnits):
                 )
                 answers |= {(request.key, i): replace(failed, index=i) for i in range(request.sampling.n)}
             else:
-                fitting += [(request, i) for i in range(request.sampling.n)]
-        # Rows near the end of the context may write less than the others; apart, they cannot shorten these.
-        for budget in sorted({self._budget(request) for request, _ in fitting}):
-            for generation in self._in_batches([row for row in fitting if self._budget(row[0]) == budget]):
-                answers[generation.key, generation.index] = generation
+                fitting += [_Row(request, i, self._budget(request)) for i in range(request.sampling.n)]
+        for generation in self._in_turn(fitting):
+            answers[generation.key, generation.index] = generation
         return [answers[request.key, i] for request in unit for i in range(request.sampling.n)]
 
     def _budget(self, request: Request) -> int:
         return min(request.sampling.max_new_tokens, self.context - len(request.prompt_ids))
 
-    def _in_batches(self, rows: list[tuple[Request, int]]) -> list[Generation]:
+    def _in_turn(self, rows: "list[_Row]") -> list[Generation]:
+        """Batch by batch, and last those that write longest, together."""
+        size = self.settings.batch_size
+        ended: list[_Row] = []
+        aside: list[_Row] = []
+        for start in range(0, len(rows), size):
+            for row in self._in_batches(rows[start : start + size], may_leave=len(rows) > size):
+                (ended if row.has_ended else aside).append(row)
+        for start in range(0, len(aside), size):
+            ended += self._in_batches(aside[start : start + size], may_leave=False)
+        return [self._read(row) for row in ended]
+
+    def _in_batches(self, rows: "list[_Row]", *, may_leave: bool) -> "list[_Row]":
         """One batch, or two halves of it where memory does not suffice."""
         if not rows:
             return []
-        area = len(rows) * (max(len(r.prompt_ids) for r, _ in rows) + self._budget(rows[0][0]))
+        area = len(rows) * max(len(row.ids) + row.left for row in rows)
         if len(rows) > 1 and area >= self.too_large:
-            return self._halves(rows)
+            return self._halves(rows, may_leave=may_leave)
         try:
-            return self._batch(rows)
+            return self._batch(rows, leave_at=min(len(rows) // FEW, len(rows) - 1) if may_leave else 0)
         except (RuntimeError, MemoryError) as error:
             if not models.is_out_of_memory(error):
                 raise
             if len(rows) == 1:
                 raise BackendError(
-                    f"a single row of {len(rows[0][0].prompt_ids)} tokens does not fit into memory. Lower "
+                    f"a single row of {len(rows[0].request.prompt_ids)} tokens does not fit into memory. Lower "
                     "generate.sampling.max_new_tokens, or use generate.backend.dtype=bfloat16."
                 ) from error
         # Outside the except block, because the traceback holds the failed batch's tensors.
         self.too_large = area
         _empty_cache()
-        return self._halves(rows)
+        return self._halves(rows, may_leave=may_leave)
 
-    def _halves(self, rows: list[tuple[Request, int]]) -> list[Generation]:
+    def _halves(self, rows: "list[_Row]", *, may_leave: bool) -> "list[_Row]":
         middle = len(rows) // 2
-        return self._in_batches(rows[:middle]) + self._in_batches(rows[middle:])
+        halves = (rows[:middle], rows[middle:])
+        return [row for half in halves for row in self._in_batches(half, may_leave=may_leave)]
 
-    def _batch(self, rows: list[tuple[Request, int]]) -> list[Generation]:
+    def _batch(self, rows: "list[_Row]", *, leave_at: int) -> "list[_Row]":
         import torch
 
-        longest = max(len(request.prompt_ids) for request, _ in rows)
+        longest = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), longest), self.chat.end_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for i, (request, _) in enumerate(rows):
-            ids[i, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask[i, longest - len(request.prompt_ids) :] = 1
+        for i, row in enumerate(rows):
+            ids[i, longest - len(row.ids) :] = torch.tensor(row.ids)
+            mask[i, longest - len(row.ids) :] = 1
         with torch.inference_mode():
-            written = self._written(rows, ids.to(self.model.device), mask.to(self.model.device))
-        return [self._read(r, i, row) for (r, i), row in zip(rows, written, strict=True)]
+            return self._written(rows, ids.to(self.model.device), mask.to(self.model.device), leave_at)
 
-    def _written(self, rows: list[tuple[Request, int]], ids_BT: Any, mask_BT: Any) -> list[list[int]]:
-        """What is written in each row, some of it perhaps behind its end.
+    def _written(self, rows: "list[_Row]", ids_BT: Any, mask_BT: Any, leave_at: int) -> "list[_Row]":
+        """The rows with what was written in each, some of it perhaps behind its end.
 
         The batch is looked at after a few tokens, then after as many again: rows that have ended leave it with their
-        keys and values, so that the others do not drag them along.
+        keys and values, so that the others do not drag them along. When no more than `leave_at` are left they are given
+        back as they are.
         """
         import torch
 
         from radistill.backends._growing import growing_cache
 
-        longest, budget = ids_BT.shape[1], self._budget(rows[0][0])
+        longest = ids_BT.shape[1]
         stops = torch.tensor(sorted(self.chat.stop_ids), device=ids_BT.device)
-        written: dict[int, list[int]] = {}
+        done: dict[int, _Row] = {}
         alive, cache = list(range(len(rows))), growing_cache(self.model)
-        while alive:
-            done = ids_BT.shape[1] - longest
-            steps = min(max(LOOK, done), budget - done)
+        while len(alive) > leave_at:
+            so_far = ids_BT.shape[1] - longest
+            # None writes beyond its own limit, which may be that of the context.
+            steps = min(max(LOOK, so_far), min(rows[i].left for i in alive) - so_far)
             ids_BT, cache = self._more([rows[i] for i in alive], ids_BT, mask_BT, cache, steps, longest)
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), ids_BT.shape[1] - mask_BT.shape[1])], dim=1)
-            is_done_B = torch.isin(ids_BT[:, longest:], stops).any(dim=1)
-            if ids_BT.shape[1] - longest >= budget:
-                is_done_B[:] = True
-            elif not _can_select(cache):
+            so_far = ids_BT.shape[1] - longest
+            has_stopped_B = torch.isin(ids_BT[:, longest:], stops).any(dim=1).tolist()
+            has_ended_B = [stopped or rows[i].left <= so_far for i, stopped in zip(alive, has_stopped_B, strict=True)]
+            kept = [at for at, ended in enumerate(has_ended_B) if not ended]
+            for at, ended in enumerate(has_ended_B):
+                if ended or len(kept) <= leave_at:
+                    done[alive[at]] = rows[alive[at]].and_then(ids_BT[at, longest:].tolist(), has_ended=ended)
+            if len(kept) <= leave_at:
+                break
+            if not _can_select(cache):
                 cache = growing_cache(self.model)  # read again, which every architecture can
-            for at in is_done_B.nonzero()[:, 0].tolist():
-                written[alive[at]] = ids_BT[at, longest:].tolist()
-            kept_A = (~is_done_B).nonzero()[:, 0]
-            if len(kept_A) < len(alive):
-                alive = [alive[at] for at in kept_A.tolist()]
+            if len(kept) < len(alive):
+                alive = [alive[at] for at in kept]
+                kept_A = torch.tensor(kept, device=ids_BT.device)
                 ids_BT, mask_BT = ids_BT[kept_A], mask_BT[kept_A]
-                if cache is not None and alive:
+                if cache is not None and _can_select(cache):
                     cache.batch_select_indices(kept_A)
-        return [written[i] for i in range(len(rows))]
+        return [done[i] for i in range(len(rows))]
 
     def _more(
-        self, rows: list[tuple[Request, int]], ids_BT: Any, mask_BT: Any, cache: Any, steps: int, longest: int
+        self, rows: "list[_Row]", ids_BT: Any, mask_BT: Any, cache: Any, steps: int, longest: int
     ) -> tuple[Any, Any]:
         """The ids with up to so many more, and the keys and values of all but the last."""
         from transformers import GenerationConfig
 
-        sampling = rows[0][0].sampling
-        keys = [f"{request.key}/{index}" for request, index in rows]
+        sampling = rows[0].request.sampling
+        keys = [(f"{row.request.key}/{row.index}", len(row.begun)) for row in rows]
         config = GenerationConfig(
             max_new_tokens=steps,
             do_sample=False,  # the draw is made by `_Drawn`, keyed by row and position
@@ -211,14 +233,41 @@ class TransformersGenerator(InUnits):
         )
         return out.sequences, out.past_key_values
 
-    def _read(self, request: Request, index: int, row: list[int]) -> Generation:
+    def _read(self, row: "_Row") -> Generation:
         """Everything before the first stop id; without one the row was cut."""
-        stops = set(self.chat.stop_ids)
-        end = next((i for i, token in enumerate(row) if token in stops), None)
-        ids = tuple(row if end is None else row[:end])
+        request, written, stops = row.request, row.begun[: row.budget], set(self.chat.stop_ids)
+        end = next((i for i, token in enumerate(written) if token in stops), None)
+        ids = written if end is None else written[:end]
         reason: FinishReason = "length" if end is None else "stop"
         text = self.chat.spell(request.prompt_ids, ids)
-        return Generation(key=request.key, index=index, token_ids=ids, text=text, finish_reason=reason)
+        return Generation(key=request.key, index=row.index, token_ids=ids, text=text, finish_reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One answer on its way."""
+
+    request: Request
+    index: int
+    budget: int
+    """At most so many tokens are written."""
+    begun: tuple[int, ...] = ()
+    """What was written so far."""
+    has_ended: bool = False
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What the model reads next."""
+        return self.request.prompt_ids + self.begun
+
+    @property
+    def left(self) -> int:
+        """So many tokens may still be written."""
+        return self.budget - len(self.begun)
+
+    def and_then(self, ids: Sequence[int], *, has_ended: bool) -> "_Row":
+        """With these ids more."""
+        return replace(self, begun=(*self.begun, *ids), has_ended=has_ended)
 
 
 def _can_select(cache: Any) -> bool:
@@ -243,23 +292,24 @@ class _Drawn:
     that are nearly equal then change nothing when rounding swaps them.
     """
 
-    def __init__(self, sampling: Sampling, keys: list[str], prompt_length: int) -> None:
+    def __init__(self, sampling: Sampling, keys: list[tuple[str, int]], prompt_length: int) -> None:
         self.sampling = sampling
         self.keys = keys
+        """Of each row its key, and how many tokens of what it has read it wrote itself."""
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """(B, T), (B, V) → (B, V), where all but the drawn token are -inf."""
         import torch
 
-        position = input_ids.shape[1] - self.prompt_length
+        so_far = input_ids.shape[1] - self.prompt_length
         logits_BV = scores.float() - scores.float().amax(dim=-1, keepdim=True)  # else a low temperature overflows
         probs_BV = torch.softmax(logits_BV / self.sampling.temperature, dim=-1)
         if self.sampling.top_p < 1:
             probs_BV = _nucleus(probs_BV, self.sampling.top_p)
         # Not every device has float64, and its sum over a large vocabulary must not lose the tail.
         cumulative_BV = probs_BV.to("cpu", torch.float64).cumsum(dim=-1)
-        draws_B = torch.tensor([seeds.uniform(key, position) for key in self.keys], dtype=torch.float64)
+        draws_B = torch.tensor([seeds.uniform(key, n + so_far) for key, n in self.keys], dtype=torch.float64)
         targets_B1 = (draws_B * cumulative_BV[:, -1]).unsqueeze(1)
         chosen_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True).clamp(max=scores.shape[-1] - 1)
         drawn = torch.full_like(scores, float("-inf"))
