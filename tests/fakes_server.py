@@ -118,22 +118,42 @@ class FakeServer:
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
 
 
+class _Sender(BaseHTTPRequestHandler):
+    """Sends, rightly or wrongly."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def send(self, status: int, data: bytes, *, length: int | None = None, headers: Any = ()) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def say(self, status: int, data: bytes, fault: str | None) -> None:
+        if fault == "hang":
+            time.sleep(3)
+            self.close_connection = True
+        elif fault == "truncated":
+            self.send(200, data[: len(data) // 2], length=len(data))
+            self.close_connection = True
+        elif fault == "malformed":
+            self.send(200, data[:-3] + b"<html>")
+        elif fault == "empty":
+            self.send(200, b'{"choices": []}')
+        elif fault is not None:
+            self.send(int(fault), b'{"error": "too much"}', headers=[("Retry-After", "0.05")])
+        else:
+            self.send(status, data)
+
+
 def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def send(self, status: int, data: bytes, *, length: int | None = None, headers: Any = ()) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data) if length is None else length))
-            for name, value in headers:
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
+    class Handler(_Sender):
         def do_GET(self) -> None:
             models = [{"id": name, "owned_by": "fake"} for name in server.behaviour.models]
             self.send(200, json.dumps({"data": models}).encode())
@@ -163,23 +183,8 @@ def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
                 self.send(401, b'{"error": {"message": "who are you?"}}')
                 return
             time.sleep(server.behaviour.delay)
-            fault = server.behaviour.fault(number)
             status, answer = server.completion(self.path, body)
-            data = json.dumps(answer).encode()
-            if fault == "hang":
-                time.sleep(3)
-                self.close_connection = True
-            elif fault == "truncated":
-                self.send(200, data[: len(data) // 2], length=len(data))
-                self.close_connection = True
-            elif fault == "malformed":
-                self.send(200, data[:-3] + b"<html>")
-            elif fault == "empty":
-                self.send(200, b'{"choices": []}')
-            elif fault is not None:
-                self.send(int(fault), b'{"error": "too much"}', headers=[("Retry-After", "0.05")])
-            else:
-                self.send(status, data)
+            self.say(status, json.dumps(answer).encode(), server.behaviour.fault(number))
 
     return Handler
 
