@@ -311,3 +311,19 @@ def test_a_server_that_cannot_take_seeds_gets_none(speaker: Speaker) -> None:
     with serving(speaker.chat) as server:
         answered(server, speaker, requests(speaker, 2, Sampling(temperature=0.0)), seeded=False)
         assert not [body for body in server.bodies[-2:] if "seed" in body]
+
+
+def test_near_the_end_of_the_context_a_row_writes_as_much_as_fits(speaker: Speaker) -> None:
+    context = models.context_length(speaker.weights.folder)
+    assert context is not None
+    ids = (requests(speaker, 1)[0].prompt_ids * context)[: context + 1]
+    plan = [
+        Request(purpose="rationale", prompt_ids=ids[:n], sampling=PLAN) for n in (context - 3, context, context + 1)
+    ]
+    with serving(speaker.chat) as server:
+        found = answered(server, speaker, plan, form="ids")
+        assert server.bodies[-1]["max_tokens"] == 3
+    assert [g.error for g in found] == [
+        None,
+        *(f"{n} prompt tokens leave no room in a context of {context}" for n in (context, context + 1)),
+    ]

@@ -15,11 +15,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from radistill import models
 from radistill.backends import _forms as forms
 from radistill.backends._http import Client, Refused, Server
 from radistill.backends.base import Backend, Generator
@@ -98,6 +100,22 @@ class OpenAIGenerator:
         """Weights, engine, what the server calls the model, how it is asked, and where an answer ends."""
         parts = (self.engine, self.form.model, self.form.name, f"stops {list(self.speaker.chat.stop_ids)}")
         return "|".join((self.speaker.weights.identity, "openai", *parts))
+
+    @cached_property
+    def context(self) -> int:
+        """Positions the model was made for."""
+        return models.context_length(self.speaker.weights.folder) or 1 << 30
+
+    def room(self, request: Request) -> int:
+        """So many tokens may be written before the context is full.
+
+        Raises:
+            Refused: none.
+        """
+        read = len(request.prompt_ids)
+        if read >= self.context:
+            raise Refused(f"{read} prompt tokens leave no room in a context of {self.context}")
+        return self.context - read
 
     def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
         """See `Generator.answers`; requests are on their way until the answers are committed."""
@@ -188,6 +206,7 @@ class _Work:
             if request.purpose == "score":
                 return await _score(client, form, request)
             body = form.body(request, index)
+            body["max_tokens"] = min(body["max_tokens"], self.generator.room(request))
             if not self.generator.settings.seeded:
                 del body["seed"]
             return await _posted(client, form, body, lambda answer: form.read(request, index, answer))
