@@ -49,6 +49,7 @@ class FakeServer:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     port: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
     dead: bool = False
     """It was killed: connections that are open break."""
 
@@ -137,7 +138,7 @@ class _Sender(BaseHTTPRequestHandler):
 
     def say(self, status: int, data: bytes, fault: str | None) -> None:
         if fault == "hang":
-            time.sleep(3)
+            server.closing.wait(3)
             self.close_connection = True
         elif fault == "truncated":
             self.send(200, data[: len(data) // 2], length=len(data))
@@ -209,6 +210,7 @@ def serving(chat: Chat, behaviour: Behaviour | None = None, *, port: int = 0) ->
     try:
         yield server
     finally:
+        server.closing.set()
         http.shutdown()
         http.server_close()
         thread.join()

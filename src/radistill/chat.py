@@ -318,7 +318,7 @@ class Chat:
 
     @cached_property
     def _engine(self) -> Any:
-        """The tokenizer's own; what transformers wraps around it takes half of the time of a stage without a model."""
+        """The tokenizer's own, without what transformers does around it at every call."""
         engine = self.tokenizer.backend_tokenizer
         engine.no_truncation()  # a tokenizer.json may say otherwise; transformers takes it back at each call
         engine.no_padding()

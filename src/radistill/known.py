@@ -1,4 +1,4 @@
-"""Which of millions of ids have come before, in a tenth of the memory of a set of strings."""
+"""Which of millions of ids have come before, in 16 to 32 bytes each."""
 
 from array import array
 

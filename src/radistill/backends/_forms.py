@@ -51,11 +51,11 @@ class Form(ABC):
         """
 
     @abstractmethod
-    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:
-        """What was written, from one choice of the answer.
+    def text(self, choice: Mapping[str, Any]) -> str:
+        """What was written, from a choice that holds no ids.
 
         Raises:
-            Unusable, Refused: it cannot be told.
+            Unusable: there is none.
         """
 
     def body(self, request: Request, index: int) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Form(ABC):
         if problem := self.arrived(request, answer):
             raise Refused(problem)
         given = choice.get("token_ids")
-        written = tuple(given) if isinstance(given, list) and given else self.ids(request, choice)
+        written = tuple(given) if isinstance(given, list) else _tokenized(self.chat, request, self.text(choice))
         stops = set(self.chat.stop_ids)
         end = next((i for i, token in enumerate(written) if token in stops), None)
         kept = written if end is None else written[:end]
@@ -141,12 +141,9 @@ class Ids(Form):
         """The ids themselves."""
         return {"prompt": list(request.prompt_ids), "add_special_tokens": False}
 
-    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:  # noqa: ARG002
-        """As the server gives them."""
-        written = choice.get("token_ids")
-        if not isinstance(written, list) or not all(isinstance(i, int) for i in written):
-            raise Unusable("it gives no token_ids")
-        return tuple(written)
+    def text(self, choice: Mapping[str, Any]) -> str:
+        """None is taken."""
+        raise Unusable(f"it gives no token_ids, only {', '.join(sorted(choice))}")
 
 
 class Text(Form):
@@ -164,12 +161,12 @@ class Text(Form):
             raise Refused("the prompt's text would be tokenized otherwise than it was")
         return {"prompt": text, "add_special_tokens": self.strips_bos}
 
-    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:
-        """The text's, where it follows the prompt."""
+    def text(self, choice: Mapping[str, Any]) -> str:
+        """As it is."""
         text = choice.get("text")
         if not isinstance(text, str):
             raise Unusable("it gives no text")
-        return _tokenized(self.chat, request, text)
+        return text
 
 
 class Continued(Form):
@@ -192,12 +189,12 @@ class Continued(Form):
         turns.append({"role": "assistant", "content": begun})
         return {"messages": turns, "continue_final_message": True, "add_generation_prompt": False}
 
-    def ids(self, request: Request, choice: Mapping[str, Any]) -> tuple[int, ...]:
-        """The text's, where it follows the prompt."""
+    def text(self, choice: Mapping[str, Any]) -> str:
+        """Of the message."""
         text = (choice.get("message") or {}).get("content")
         if not isinstance(text, str):
             raise Unusable("it gives no content")
-        return _tokenized(self.chat, request, text)
+        return text
 
 
 FORMS: tuple[type[Form], ...] = (Ids, Text, Continued)
