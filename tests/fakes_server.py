@@ -123,6 +123,7 @@ class _Sender(BaseHTTPRequestHandler):
     """Sends, rightly or wrongly."""
 
     protocol_version = "HTTP/1.1"
+    closing: threading.Event
 
     def log_message(self, *_: object) -> None:
         pass
@@ -138,7 +139,7 @@ class _Sender(BaseHTTPRequestHandler):
 
     def say(self, status: int, data: bytes, fault: str | None) -> None:
         if fault == "hang":
-            server.closing.wait(3)
+            self.closing.wait(3)
             self.close_connection = True
         elif fault == "truncated":
             self.send(200, data[: len(data) // 2], length=len(data))
@@ -155,6 +156,8 @@ class _Sender(BaseHTTPRequestHandler):
 
 def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(_Sender):
+        closing = server.closing
+
         def do_GET(self) -> None:
             models = [{"id": name, "owned_by": "fake"} for name in server.behaviour.models]
             self.send(200, json.dumps({"data": models}).encode())

@@ -9,6 +9,7 @@ import asyncio
 import email.utils
 import random
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ class Client:
     """So often a request is sent whose answers cannot be used."""
     last_good: float = field(default_factory=time.monotonic)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
-    retries: int = 0
+    waiting: "deque[asyncio.Future[None]]" = field(default_factory=deque)
 
     async def post(self, path: str, body: Mapping[str, Any], *, check: Any = None) -> Any:
         """The server's answer, or what `check` makes of it.
@@ -110,8 +111,8 @@ class Client:
                 return found
             finally:
                 server.running -= 1
+                self._wake()
             self._refuse_to_wait_for_ever(reason)
-            self.retries += 1
             await asyncio.sleep(self._pause(attempt))
             attempt += 1
 
@@ -146,8 +147,22 @@ class Client:
             now = time.monotonic()
             best = max(self.servers, key=lambda server: server.room(now))
             if best.room(now) >= 1 or (best.running == 0 and now >= best.resting_until):
+                if self.waiting and best.room(now) >= 2:
+                    self._wake()  # an answer has made room for more than one
                 return best
-            await asyncio.sleep(0.002)
+            mine = asyncio.get_running_loop().create_future()
+            self.waiting.append(mine)
+            # Nobody wakes those who wait for a server that rests.
+            await asyncio.wait([mine], timeout=0.25)
+            if not mine.done():
+                self.waiting.remove(mine)
+
+    def _wake(self) -> None:
+        """Let one of those look again that wait for room."""
+        while self.waiting:
+            if not (first := self.waiting.popleft()).done():
+                first.set_result(None)
+                return
 
     def _pause(self, attempt: int) -> float:
         """Longer each time, and different for each request, so that they do not all come back at once."""
