@@ -2,7 +2,7 @@
 
 The rivals, on the same weights, prompts and limits, run in turn in one process each:
   vs_plain   `transformers` against `model.generate` with sampling on unsorted, left-padded batches of 8 (research code)
-  vs_vllm    `vllm` against vLLM's own `LLM.generate`                       (where vLLM is installed)
+  vs_vllm    `vllm` with the ledger against vLLM's own `LLM.generate`       (where vLLM is installed)
   vs_client  `openai` against a bare asynchronous client of the same server that keeps nothing  (with --server URL)
 The rows are the pocket model's own: rationales of sentences and of paragraphs, questions of all abilities, long and
 short, until the model stops by itself. A token counts up to the first stop. What is not measured is null in the JSON.
@@ -18,7 +18,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +30,11 @@ from radistill.ask import ask
 from radistill.backends.base import Generator
 from radistill.backends.openai import OpenAI, OpenAIGenerator
 from radistill.backends.transformers import Transformers
+from radistill.backends.vllm import VLLM, for_cpus
 from radistill.chat import Chat, ChatSettings, load_chat
 from radistill.lab.pairs import sentences
 from radistill.lab.world import WorldSettings, world_of
-from radistill.ledger import open_ledger
+from radistill.ledger import Ledger, open_ledger
 from radistill.records import Message, Request, Sampling
 from radistill.runs import versions
 from radistill.speaker import Speaker
@@ -92,6 +96,10 @@ def ours(generator: Generator, requests: list[Request]) -> int:
     return sum(a.n_tokens for together in generator.answers(requests, lacking) for a in together)
 
 
+def _kept(requests: list[Request], generator: Generator, ledger: Ledger) -> int:
+    return ask(requests, generator, ledger, title="radistill").tokens
+
+
 def rate(work: Callable[[], int]) -> float:
     """Tokens per second of one run."""
     started = time.perf_counter()
@@ -112,6 +120,49 @@ def against_plain(speaker: Speaker, size: "Size") -> dict[str, float]:
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
+def against_vllm(speaker: Speaker, size: "Size") -> dict[str, float]:
+    """`LLM.generate` as people call it, and the backend, with and without a seed for each request."""
+    from vllm import LLM, SamplingParams
+
+    sampling = Sampling(max_new_tokens=size.new_tokens)
+    requests = requests_of(speaker.chat, size.rows, sampling)
+    prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests]
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=list(speaker.chat.stop_ids),
+    )
+    # Both engines are there at once, and asked in turn. On CPUs the same part of vLLM has to be left out for both.
+    backends = {
+        "radistill_vllm": VLLM(gpu_memory_utilization=0.4, engine_args={"enforce_eager": True}),
+        "radistill_vllm_unseeded": VLLM(gpu_memory_utilization=0.4, engine_args={"enforce_eager": True}, seeded=False),
+    }
+    theirs = LLM(
+        model=str(speaker.weights.folder),
+        gpu_memory_utilization=0.4,
+        enforce_eager=True,
+        enable_prefix_caching=True,
+        **for_cpus(),
+    )
+
+    def rival() -> int:
+        found = theirs.generate(prompts, params, use_tqdm=False)
+        stops = set(speaker.chat.stop_ids)
+        return sum(sum(token not in stops for token in out.outputs[0].token_ids) for out in found)
+
+    found: dict[str, list[float]] = {"vllm": [], **{name: [] for name in backends}}
+    with tempfile.TemporaryDirectory() as place, ExitStack() as opened:
+        generators = {name: opened.enter_context(backend.open(speaker)) for name, backend in backends.items()}
+        for repeat in range(size.repeats):
+            found["vllm"].append(rate(rival))
+            for name, generator in generators.items():
+                addressed = [request.addressed_to(generator.identity) for request in requests]
+                with open_ledger(Path(place) / f"{name}{repeat}") as ledger:
+                    found[name].append(rate(partial(_kept, addressed, generator, ledger)))
+    return {name: statistics.median(rates) for name, rates in found.items()}
+
+
 def against_client(speaker: Speaker, size: "Size", url: str) -> dict[str, float]:
     """The same requests to the same server, by the backend and by a client that keeps nothing."""
     requests = requests_of(speaker.chat, size.rows, Sampling(max_new_tokens=size.new_tokens))
@@ -122,12 +173,8 @@ def against_client(speaker: Speaker, size: "Size", url: str) -> dict[str, float]
         bodies = [generator.form.body(request, 0) for request in addressed]
         for repeat in range(size.repeats):
             found["client"].append(rate(lambda: asyncio.run(bare_client(f"{url}{generator.form.path}", bodies))))
-
-            def kept(repeat: int = repeat) -> int:
-                with open_ledger(Path(place) / str(repeat)) as ledger:
-                    return ask(addressed, generator, ledger, title="radistill").tokens
-
-            found["radistill_server"].append(rate(kept))
+            with open_ledger(Path(place) / str(repeat)) as ledger:
+                found["radistill_server"].append(rate(partial(_kept, addressed, generator, ledger)))
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
@@ -170,6 +217,9 @@ def main() -> None:
     speaker = Speaker(weights, load_chat(weights.tokenizer_folder, ChatSettings()))
     rates = against_plain(speaker, size)
     ratios = {"vs_plain": rates["radistill"] / rates["plain"], "vs_vllm": None, "vs_client": None}
+    if find_spec("vllm"):
+        rates |= against_vllm(speaker, size)
+        ratios["vs_vllm"] = rates["radistill_vllm"] / rates["vllm"]
     if given.server:
         rates |= against_client(speaker, size, given.server)
         ratios["vs_client"] = rates["radistill_server"] / rates["client"]

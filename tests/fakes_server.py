@@ -13,6 +13,7 @@ from radistill import seeds
 from radistill.chat import Chat
 from radistill.records import Message
 
+STANDARD = {"model", "prompt", "messages", "max_tokens", "temperature", "top_p", "n", "stream", "seed", "stop"}
 WORDS = ["note", "the", "word", "means", "bread", "and", "water", "in", "this", "sentence", "here"]
 
 
@@ -33,6 +34,12 @@ class Behaviour:
     """The number of a request → what goes wrong with it: `429`, `500`, `malformed`, `truncated`, `empty`, `hang` …"""
     key: str = ""
     delay: float = 0.0
+    strict: tuple[str, ...] | None = None
+    """It refuses words beside those of the standard and these, as `transformers serve` does."""
+    greedy: bool = False
+    """It draws nothing, whatever the temperature."""
+    lists: bool = True
+    """It can say which models it has."""
     models: tuple[str, ...] = ("served",)
 
 
@@ -60,6 +67,9 @@ class FakeServer:
     def completion(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and answer."""
         chat, can = self.chat, self.behaviour.can
+        strict = self.behaviour.strict
+        if strict is not None and (unknown := body.keys() - STANDARD - {*strict}):
+            return 422, {"detail": f"Unexpected fields in the request: {sorted(unknown)}"}
         if path == "/v1/chat/completions":
             if "chat" not in can:
                 return 404, {"error": {"message": "no chat here"}}
@@ -100,7 +110,10 @@ class FakeServer:
         return list(self.chat.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _written(self, ids: list[int], body: dict[str, Any]) -> tuple[list[int], str]:
-        seed = 0 if body["temperature"] == 0 else body.get("seed", 0)
+        is_drawn = body["temperature"] > 0 and not self.behaviour.greedy
+        if "generation_config" in body:
+            is_drawn = is_drawn and json.loads(body["generation_config"])["do_sample"]
+        seed = body.get("seed", 0) if is_drawn else 0
         draw = seeds.number(seed, *ids)
         words = [WORDS[draw // 16 // len(WORDS) ** n % len(WORDS)] for n in range(draw % 9)]
         written = list(self.chat.ids_of(" ".join(words), before=ids))
@@ -159,6 +172,9 @@ def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
         closing = server.closing
 
         def do_GET(self) -> None:
+            if not server.behaviour.lists:
+                self.send(500, b"no cache")
+                return
             models = [{"id": name, "owned_by": "fake"} for name in server.behaviour.models]
             self.send(200, json.dumps({"data": models}).encode())
 

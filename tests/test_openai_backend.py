@@ -1,5 +1,6 @@
 """Servers: which of them can continue a prefix, how it is seen, and that no fault of theirs loses or doubles a row."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from fakes_server import Behaviour, FakeServer, serving
 from radistill import models, seeds
 from radistill.ask import answers_to, ask
 from radistill.backends._http import Server
+from radistill.backends.base import Generator
 from radistill.backends.openai import OpenAI, OpenAIGenerator
 from radistill.chat import ChatSettings, load_chat
 from radistill.config import config_from
@@ -78,16 +80,54 @@ def test_all_three_forms_give_the_same_rows(speaker: Speaker, sampling: Sampling
         (Behaviour(can=("chat",)), "chat"),
         (Behaviour(can=("ids", "text"), ends_turns=False), "ids"),
         (Behaviour(can=("ids",), without_usage=True), "ids"),
+        (Behaviour(can=("text",), strict=("generation_config",), lists=False), "text"),
+        (Behaviour(can=("text",), strict=()), "text"),
+        (Behaviour(can=("chat",), strict=("continue_final_message", "add_generation_prompt")), "chat"),
     ],
 )
 def test_the_best_form_that_a_server_can_do_is_taken(speaker: Speaker, behaviour: Behaviour, form: str) -> None:
-    with serving(speaker.chat, behaviour) as server, OpenAI(base_url=(server.url,)).open(speaker) as generator:
+    settings: dict[str, Any] = {} if behaviour.lists else {"served_model": "served"}
+    with (
+        serving(speaker.chat, behaviour) as server,
+        OpenAI(base_url=(server.url,), **settings).open(speaker) as generator,
+    ):
         assert isinstance(generator, OpenAIGenerator)
         assert generator.form.name == form
         assert generator.capabilities[form] == "yes"
         assert set(generator.capabilities.values()) - {"yes"} or form == "ids"
         assert speaker.weights.identity in generator.identity
-        assert f"|openai|fake|served|{form}|" in generator.identity
+        assert f"|openai|{'fake' if behaviour.lists else ''}|served|{form}|" in generator.identity
+        assert len(answers_of(generator, requests(speaker, 3))) == 3
+
+
+def answers_of(generator: Generator, plan: Sequence[Request]) -> list[Generation]:
+    return [g for together in generator.answers(plan, {r.key for r in plan}) for g in together if not g.error]
+
+
+def test_a_server_that_draws_nothing_is_asked_for_no_draws(speaker: Speaker) -> None:
+    greedy = Sampling(temperature=0.0, max_new_tokens=12)
+    with serving(speaker.chat, Behaviour(greedy=True)) as server:
+        assert len(answered(server, speaker, requests(speaker, 3, greedy))) == 3
+        with pytest.raises(BackendError, match=r"draws nothing.*temperature 1\.0.*sampling\.temperature=0"):
+            answered(server, speaker, requests(speaker, 3))
+
+
+def test_a_server_is_told_what_it_must_know_in_words_it_knows(speaker: Speaker) -> None:
+    plan = requests(speaker, 4)
+    by_words = {}
+    for strict in (None, ("generation_config",), ()):
+        with serving(speaker.chat, Behaviour(can=("text",), strict=strict)) as server:
+            by_words[strict] = answered(server, speaker, plan)
+            body = server.bodies[-1]
+        if strict is None:
+            assert body["stop_token_ids"] == list(speaker.chat.stop_ids)
+        elif strict:
+            told = json.loads(body["generation_config"])
+            assert told["do_sample"] is True
+            assert (told["top_k"], told["eos_token_id"]) == (0, list(speaker.chat.stop_ids))
+        else:
+            assert body["stop"] == [speaker.chat.spell((), [stop]) for stop in speaker.chat.stop_ids]
+    assert by_words[None] == by_words["generation_config",] == by_words[()]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +148,7 @@ def test_a_server_that_cannot_continue_is_refused_before_the_first_row(
     with serving(speaker.chat, behaviour) as server:
         with pytest.raises(BackendError, match=said), OpenAI(base_url=(server.url,)).open(speaker):
             pass
-        assert server.requests <= 8
+        assert server.requests <= 2 * (1 + 3 + 3)
 
 
 FAULTS = ("429", "503", "500", "502", "malformed", "truncated", "empty", "hang")
@@ -119,7 +159,7 @@ def faulty(share: float) -> Callable[[int], str | None]:
 
     def fault(number: int) -> str | None:
         draw = seeds.number(7, number)
-        return FAULTS[draw % len(FAULTS)] if number > 8 and draw % 1000 < 1000 * share else None
+        return FAULTS[draw % len(FAULTS)] if number > 12 and draw % 1000 < 1000 * share else None
 
     return fault
 
@@ -143,7 +183,7 @@ def test_whatever_a_server_does_wrong_every_row_is_there_once_and_the_same(speak
 
 def test_a_request_that_always_comes_back_unusable_is_a_failed_row(speaker: Speaker) -> None:
     def broken(body_number: int) -> str | None:
-        return "malformed" if body_number > 2 else None
+        return "malformed" if body_number > 6 else None
 
     with serving(speaker.chat, Behaviour(fault=broken)) as server:
         found = answered(server, speaker, requests(speaker, 3), tries=2)

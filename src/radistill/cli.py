@@ -107,19 +107,27 @@ def generate(
     redo: bool = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many requests, to try it out.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N shares, from 0.")] = None,
+    serve_with: Annotated[str | None, typer.Option(metavar="ENGINE", help="Start a server for it: vllm.")] = None,
+    serve_env: Annotated[str | None, typer.Option(metavar="DIR", help="Environment it is installed in.")] = None,
     as_json: Json = False,
 ) -> None:
     """Stage 1: let the untouched model write what the method plans.
 
     With --shard or --limit a part of it is written into the ledger, by any number of processes at once; without them
-    the stage is finished with what is there, and what is lacking is written.
+    the stage is finished with what is there, and what is lacking is written. With --serve-with a server is started,
+    asked through the backend `openai`, and stopped; what it says goes to server.log in the run folder.
     """
     from dataclasses import asdict
 
+    from radistill.cli_serve import serving
     from radistill.errors import ConfigError
     from radistill.shares import Share
 
     loaded = _load(config, overrides)
+    if serve_with is not None:
+        loaded = _load(config, [*(overrides or []), *serving(loaded, serve_with, serve_env)])
+    elif serve_env is not None:
+        raise ConfigError("--serve-env says where the server is installed that --serve-with starts: give both.")
     share = Share.parse(shard, limit)
     if share is None:
         outcomes = _stages(loaded, ("generate",), "generate" if redo else None)

@@ -19,11 +19,12 @@ from radistill.backends.base import Generator
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.data import Loaded
-from radistill.errors import DataError
+from radistill.errors import BackendError, DataError
 from radistill.events import Events
 from radistill.ledger import Ledger, open_ledger
 from radistill.making import Making
 from radistill.methods._composed import parts_of
+from radistill.plugins import name_of
 from radistill.records import Example, Generation, Message, Request, Sampling, Span, StageRecord
 from radistill.runs import RunFolder, before_work, begin, working
 from radistill.shares import Share
@@ -82,6 +83,8 @@ def _planned(
     config: RunConfig, speaker: Speaker, writer: Speaker, train: Loaded
 ) -> tuple[Making, Sequence[Request], list[dict[str, object]]]:
     """Everything that can fail before a model is loaded."""
+    if missing := config.generate.backend.missing():
+        raise BackendError(missing)
     _refuse_contaminated_tests(config, train)
     rehearse(config, speaker.chat, train.examples[:REHEARSED])
     making = Making(config, speaker.chat, train.examples, None if writer is speaker else writer.chat)
@@ -111,7 +114,7 @@ def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, 
         "data": {**config.data.model_dump(mode="json", include={"task", "train", "template", "system", "fraction"})},
         "chat": {**config.chat.model_dump(mode="json"), "identity": speaker.chat.identity},
         "method": plugin_settings(config.method),
-        "backend": plugin_settings(config.generate.backend),
+        "backend": {"name": name_of(config.generate.backend), **config.generate.backend.telling},
         "sampling": config.generate.sampling.model_dump(exclude={"seed"}),
         "keep_tokens": config.generate.keep_tokens,
         **by_another,

@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "echo": {"batch_size": 5},
     "openai": {"concurrency": 4},
     "transformers": {"batch_size": 5, "dtype": "float32"},
+    "vllm": {"dtype": "float32", "engine_args": {"enforce_eager": True}},
 }
 """How a backend is opened here."""
 SENTENCES = ["The old dog sees the tree.", "Hello", "Die schöne Katze hört den König. 🙂", "a " * 30, "日本語"]
@@ -59,6 +60,8 @@ def requests(speaker: Speaker, *samplings: Sampling) -> list[Request]:
 def opened(name: str, speaker: Speaker) -> Iterator[Generator]:
     with ExitStack() as server:
         settings = backend(name)
+        if missing := settings.missing():
+            pytest.skip(missing)
         if isinstance(settings, OpenAI):
             url = server.enter_context(serving(speaker.chat)).url
             settings = settings.model_copy(update={"base_url": (url,)})

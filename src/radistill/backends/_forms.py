@@ -6,18 +6,19 @@
 - chat: `/v1/chat/completions` with `continue_final_message`. The server renders the template too; the same comparison.
 
 A form is used only if two rows, sent before all others, show that prompts arrive whole: nothing swallowed, no second
-BOS, no new turn.
+BOS, no new turn. Servers that refuse words they do not know are asked again in fewer.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from radistill import seeds
+from radistill.backends._asking import seed_of, written
 from radistill.backends._http import Client, Refused, Unusable
 from radistill.chat import Chat, RowError
-from radistill.records import FinishReason, Generation, Message, Request, Sampling
+from radistill.records import Generation, Message, Request, Sampling
 
 PROBES = (
     ([Message("user", "Say hello.")], "Good day."),
@@ -29,6 +30,11 @@ PROBES = (
 """Conversations with the beginning of an answer, which the server is to go on from."""
 
 
+GREEDY = "yes, but it draws nothing at a temperature"
+DRAWN = 4
+"""So often a probe is drawn to see whether the answers differ."""
+
+
 @dataclass
 class Form(ABC):
     """One way to ask."""
@@ -36,6 +42,10 @@ class Form(ABC):
     chat: Chat
     model: str
     """What the server calls it."""
+    seeded: bool = True
+    """Whether a seed is sent."""
+    dialect: str = "vllm"
+    """In which words the server is told what the standard has none for."""
     strips_bos: bool = False
     """The server puts a BOS before a text by itself."""
 
@@ -58,6 +68,25 @@ class Form(ABC):
             Unusable: there is none.
         """
 
+    def special(self) -> dict[str, Any]:
+        """What vLLM is told about the tokens it would add to a prompt."""
+        return {"add_special_tokens": self.strips_bos}
+
+    def words(self, sampling: Sampling) -> dict[str, Any]:
+        """What the standard has no words for, in the server's dialect."""
+        stops = list(self.chat.stop_ids)
+        match self.dialect:
+            case "vllm":
+                shown = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
+                return {"stop_token_ids": stops, "return_token_ids": True, **shown, **self.special()}
+            case "transformers":
+                # It draws only if its generation config says so, and would cut off what is not among the first 50.
+                config = {"do_sample": sampling.temperature > 0, "top_k": 0}
+                ends = {"eos_token_id": stops, "pad_token_id": self.chat.end_id}
+                return {"generation_config": json.dumps(config | ends)}
+            case _:
+                return {"stop": [self.chat.spell((), [stop]) for stop in stops[:4]]}  # as texts, and no more than four
+
     def body(self, request: Request, index: int) -> dict[str, Any]:
         """One answer to a request; each of several is asked for by itself, because some servers ignore `n`."""
         sampling = request.sampling
@@ -66,13 +95,10 @@ class Form(ABC):
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p if sampling.temperature else 1.0,
-            "seed": seeds.number(index, request.key) % (1 << 31),
             "n": 1,
             "stream": False,
-            "stop_token_ids": list(self.chat.stop_ids),
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
-            "return_token_ids": True,
+            **({"seed": seed_of(request, index)} if self.seeded else {}),
+            **self.words(sampling),
             **self.prompt(request),
         }
 
@@ -86,33 +112,45 @@ class Form(ABC):
         if problem := self.arrived(request, answer):
             raise Refused(problem)
         given = choice.get("token_ids")
-        written = tuple(given) if isinstance(given, list) else _tokenized(self.chat, request, self.text(choice))
-        stops = set(self.chat.stop_ids)
-        end = next((i for i, token in enumerate(written) if token in stops), None)
-        kept = written if end is None else written[:end]
-        reason: FinishReason = "stop" if end is not None or choice.get("finish_reason") == "stop" else "length"
-        if reason == "length" and choice.get("finish_reason") not in ("length", None):
-            raise Unusable(f"the server ended an answer because of {choice.get('finish_reason')!r}")
-        text = self.chat.spell(request.prompt_ids, kept)
-        return Generation(key=request.key, index=index, token_ids=kept, text=text, finish_reason=reason)
+        ids = given if isinstance(given, list) else _tokenized(self.chat, request, self.text(choice))
+        told = choice.get("finish_reason")
+        found = written(self.chat, request, index, ids, has_stopped=told == "stop")
+        if found.finish_reason == "length" and told not in ("length", None):
+            raise Unusable(f"the server ended an answer because of {told!r}")
+        return found
 
     async def fault(self, client: Client) -> str | None:
         """Why this form cannot be used with this server; None if it can."""
-        for messages, begun in PROBES:
-            opening = self.chat.opening(messages, begun, "\n\n")
-            request = Request(
-                purpose="rationale",
-                prompt_ids=opening.ids,
-                spans=opening.spans,
-                messages=tuple(messages),
-                sampling=Sampling(temperature=0.0, max_new_tokens=4),
-            )
+        for request in self._probes(Sampling(temperature=0.0, max_new_tokens=4)):
             try:
                 answer = await client.post(self.path, self.body(request, 0), check=_with_choice)
                 self.read(request, 0, answer)
             except (Refused, Unusable) as problem:
                 return str(problem)
         return None
+
+    async def draws(self, client: Client) -> bool:
+        """Whether answers are drawn at a temperature; some servers go on choosing the most probable token."""
+        request = self._probes(Sampling(temperature=2.0, top_p=1.0, max_new_tokens=12))[0]
+        bodies = [self.body(request, index) for index in range(DRAWN)]
+        try:
+            found = [await client.post(self.path, body, check=_with_choice) for body in bodies]
+            return len({self.read(request, 0, answer).token_ids for answer in found}) > 1
+        except (Refused, Unusable):
+            return True  # it does not show; rows that come back so will be told by themselves
+
+    def _probes(self, sampling: Sampling) -> list[Request]:
+        openings = [self.chat.opening(messages, begun, "\n\n") for messages, begun in PROBES]
+        return [
+            Request(
+                purpose="rationale",
+                prompt_ids=opening.ids,
+                spans=opening.spans,
+                messages=tuple(messages),
+                sampling=sampling,
+            )
+            for opening, (messages, _) in zip(openings, PROBES, strict=True)
+        ]
 
     def arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
         """Why the model has not read what was sent; None if it has."""
@@ -139,7 +177,7 @@ class Ids(Form):
 
     def prompt(self, request: Request) -> dict[str, Any]:
         """The ids themselves."""
-        return {"prompt": list(request.prompt_ids), "add_special_tokens": False}
+        return {"prompt": list(request.prompt_ids)}
 
     def text(self, choice: Mapping[str, Any]) -> str:
         """None is taken."""
@@ -159,7 +197,7 @@ class Text(Form):
         text = self.chat.spell((), ids)
         if tuple(self.chat.tokenizer(text, add_special_tokens=False).input_ids) != ids:
             raise Refused("the prompt's text would be tokenized otherwise than it was")
-        return {"prompt": text, "add_special_tokens": self.strips_bos}
+        return {"prompt": text}
 
     def text(self, choice: Mapping[str, Any]) -> str:
         """As it is."""
@@ -173,6 +211,10 @@ class Continued(Form):
     """A conversation whose last turn is the assistant's, begun."""
 
     name, path = "chat", "/chat/completions"
+
+    def special(self) -> dict[str, Any]:
+        """Nothing: the template has them."""
+        return {}
 
     def prompt(self, request: Request) -> dict[str, Any]:
         """The turns as they were rendered, and the answer so far."""
@@ -200,19 +242,27 @@ class Continued(Form):
 FORMS: tuple[type[Form], ...] = (Ids, Text, Continued)
 
 
-async def find(client: Client, chat: Chat, model: str, wanted: str) -> tuple[Form | None, dict[str, str]]:
+DIALECTS = ("vllm", "transformers", "standard")
+"""vLLM and SGLang, `transformers serve`, and what every server should know. Some refuse words they do not know."""
+
+
+async def find(
+    client: Client, chat: Chat, model: str, wanted: str, *, seeded: bool = True
+) -> tuple[Form | None, dict[str, str]]:
     """The best form a server can do, and for each that was tried what came of it."""
     found: dict[str, str] = {}
     for kind in FORMS:
         if wanted not in ("auto", kind.name):
             continue
-        form = kind(chat, model)
-        problem = await form.fault(client)
-        if problem and form.strips_bos:
+        for dialect in DIALECTS if kind is not Ids else ("vllm",):
+            form = kind(chat, model, seeded, dialect)
             problem = await form.fault(client)
-        found[kind.name] = problem or "yes"
-        if problem is None:
-            return form, found
+            if problem and form.strips_bos:
+                problem = await form.fault(client)
+            if problem is None:
+                found[kind.name] = "yes" if await form.draws(client) else GREEDY
+                return form, found
+            found.setdefault(kind.name, problem)
     return None, found
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from radistill.records import Generation, Request
 from radistill.settings import Settings
@@ -57,6 +57,18 @@ class InUnits(ABC):
 
 class Backend(Settings, ABC):
     """Where and how a model runs."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset()
+    """Settings that cannot change an answer: what was begun with others may be gone on with."""
+
+    def missing(self) -> str | None:
+        """What must be installed before this backend can be opened, told without opening it; None if nothing."""
+        return None
+
+    @property
+    def telling(self) -> dict[str, Any]:
+        """The settings that may change an answer."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name not in self.speed_only}
 
     @abstractmethod
     def open(self, speaker: Speaker) -> AbstractContextManager[Generator]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -22,6 +23,8 @@ from radistill.speaker import Speaker
 
 class Echo(Backend):
     """Answers with tokens of the prompt, in an order that depends on the request alone."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset({"rows_per_second", "batch_size"})
 
     rows_per_second: float | None = Field(None, gt=0)
     """Not faster than this; null = as fast as it goes."""

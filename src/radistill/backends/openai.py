@@ -7,36 +7,37 @@ Determinism: each answer is asked for with a seed made of the request's key and 
 as their batches allow. Every key is stored exactly once, whatever the server does.
 """
 
-import asyncio
 import os
-import queue
-import threading
+import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from radistill import models
+from radistill.backends import _asking as asking
 from radistill.backends import _forms as forms
 from radistill.backends._http import Client, Refused, Server
+from radistill.backends._serving import Serving, served
 from radistill.backends.base import Backend, Generator
 from radistill.errors import BackendError
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
 
-TOGETHER = 256
-"""At most so many answers are committed together."""
-SOON = 0.5
-"""Seconds after which what is there is committed."""
-
 
 class OpenAI(Backend):
     """One or several servers with the same model; the tokenizer is read from the run's `model`."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset(
+        {"base_url", "api_key_env", "concurrency", "timeout", "patience", "tries"}
+        | {"serve_with", "serve_env", "serve_log", "serve_timeout"}
+    )
 
     base_url: tuple[str, ...] = Field(("http://localhost:8000/v1",), min_length=1)
     """Of one server, or of several that share the work."""
@@ -56,6 +57,16 @@ class OpenAI(Backend):
     """Seconds without any usable answer, after which the stage stops; what was written is kept."""
     tries: int = Field(5, ge=1)
     """So often a request is sent that comes back unusable; then it is a failed row."""
+    serve_with: Literal["vllm", "transformers"] | None = None
+    """Start and stop a server of this kind instead of asking one at `base_url`: radistill generate --serve-with."""
+    serve_env: str | None = None
+    """Virtual environment that the server is installed in; null = radistill's own."""
+    serve_args: tuple[str, ...] = ()
+    """More arguments for the server's command line: ["--dtype", "bfloat16", "--tensor-parallel-size", "2"]."""
+    serve_log: str = Field("runs/server.log", min_length=1)
+    """File that takes what the server says."""
+    serve_timeout: float = Field(1200.0, gt=0)
+    """Seconds that the server may take to start: large weights load slowly."""
 
     @field_validator("base_url", mode="before")
     @classmethod
@@ -80,8 +91,19 @@ class OpenAI(Backend):
         Raises:
             BackendError: they cannot be reached, or cannot go on from a prefix.
         """
-        found = asyncio.run(_looked_at(self, speaker))
-        yield OpenAIGenerator(self, speaker, *found)
+        with self._served(speaker) as settings, asking.EventLoop() as loop:
+            found = loop.run(_looked_at(settings, speaker))
+            yield OpenAIGenerator(settings, speaker, loop, *found)
+
+    @contextmanager
+    def _served(self, speaker: Speaker) -> "Iterator[OpenAI]":
+        """These settings, with the address of the server that is started for it, if one is."""
+        if self.serve_with is None:
+            yield self
+            return
+        serving = Serving(self.serve_with, self.serve_env, self.serve_args, Path(self.serve_log), self.serve_timeout)
+        with served(serving, speaker) as server:
+            yield self.model_copy(update={"base_url": (server.url,), "served_model": server.model})
 
 
 @dataclass
@@ -90,6 +112,7 @@ class OpenAIGenerator:
 
     settings: OpenAI
     speaker: Speaker
+    loop: asking.EventLoop
     form: forms.Form
     engine: str
     capabilities: dict[str, str]
@@ -98,7 +121,8 @@ class OpenAIGenerator:
     @property
     def identity(self) -> str:
         """Weights, engine, what the server calls the model, how it is asked, and where an answer ends."""
-        parts = (self.engine, self.form.model, self.form.name, f"stops {list(self.speaker.chat.stop_ids)}")
+        started = [shlex.join(self.settings.serve_args)] if self.settings.serve_args else []
+        parts = (self.engine, self.form.model, self.form.name, *started, f"stops {list(self.speaker.chat.stop_ids)}")
         return "|".join((self.speaker.weights.identity, "openai", *parts))
 
     @cached_property
@@ -120,100 +144,34 @@ class OpenAIGenerator:
     def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
         """See `Generator.answers`; requests are on their way until the answers are committed."""
         todo = [request for request in plan if request.key in lacking]
-        if not todo:
-            return
-        work = _Work(self, todo)
-        thread = threading.Thread(target=work.run, name="radistill-openai", daemon=True)
-        thread.start()
-        try:
-            yield from work.results()
-        finally:
-            work.stop()
-            thread.join()
+        if todo:
+            yield from self.loop.results(lambda put: self._all(todo, put))
 
-
-@dataclass
-class _Work:
-    """Requests on their way, in a thread of their own; answers come through a queue."""
-
-    generator: OpenAIGenerator
-    todo: Sequence[Request]
-    done: "queue.Queue[list[Generation] | BaseException | None]" = field(default_factory=queue.Queue)
-    loop: asyncio.AbstractEventLoop | None = None
-    main: "asyncio.Task[None] | None" = None
-    stopped: bool = False
-
-    def run(self) -> None:
-        """The thread."""
-        try:
-            asyncio.run(self._all())
-            self.done.put(None)
-        except asyncio.CancelledError:
-            self.done.put(None)
-        except BaseExceptionGroup as group:  # one of many requests said that the engine is lost, and so will all
-            self.done.put(group.exceptions[0])
-        except BaseException as error:
-            self.done.put(error)
-
-    def stop(self) -> None:
-        """Send no more; what is on its way is given up."""
-        self.stopped = True
-        if self.loop is not None and self.main is not None and not self.main.done():
-            self.loop.call_soon_threadsafe(self.main.cancel)
-
-    def results(self) -> Iterator[list[Generation]]:
-        """What has come, several requests together where they come fast."""
-        while True:
-            found = self.done.get()
-            together: list[Generation] = []
-            while found is not None and not isinstance(found, BaseException):
-                together += found
-                if len(together) >= TOGETHER:
-                    break
-                try:
-                    found = self.done.get(timeout=SOON)
-                except queue.Empty:
-                    found = []
-                    break
-            if together:
-                yield together
-            if isinstance(found, BaseException):
-                raise found
-            if found is None:
-                return
-
-    async def _all(self) -> None:
-        self.loop, self.main = asyncio.get_running_loop(), asyncio.current_task()
-        settings = self.generator.settings
-        waiting = iter(self.todo)
-        async with _client(settings) as client, asyncio.TaskGroup() as group:
-            # So many tasks as may ever be on their way: a task for each of millions of requests would be too many.
-            for _ in range(min(len(self.todo), settings.concurrency * len(settings.base_url))):
-                group.create_task(self._worker(client, waiting))
-
-    async def _worker(self, client: Client, waiting: Iterator[Request]) -> None:
-        for request in waiting:
-            if self.stopped:
-                return
-            self.done.put(await self._one(client, request))
+    async def _all(self, todo: Sequence[Request], put: asking.Put) -> None:
+        settings = self.settings
+        async with _client(settings) as client:
+            width = settings.concurrency * len(settings.base_url)
+            await asking.each(todo, width, lambda request: self._one(client, request), put)
 
     async def _one(self, client: Client, request: Request) -> list[Generation]:
         return [await self._answer(client, request, index) for index in range(request.sampling.n)]
 
     async def _answer(self, client: Client, request: Request, index: int) -> Generation:
-        form = self.generator.form
+        form = self.form
         try:
             if request.purpose == "score":
                 return await _score(client, form, request)
+            if request.sampling.temperature and self.capabilities[form.name] == forms.GREEDY:
+                raise BackendError(
+                    "the server draws nothing: asked four times at temperature 2, it wrote the same. What is drawn at "
+                    f"temperature {request.sampling.temperature} would be its most probable text: serve the model "
+                    "with vLLM or SGLang, or set generate.sampling.temperature=0."
+                )
             body = form.body(request, index)
-            body["max_tokens"] = min(body["max_tokens"], self.generator.room(request))
-            if not self.generator.settings.seeded:
-                del body["seed"]
+            body["max_tokens"] = min(body["max_tokens"], self.room(request))
             return await _posted(client, form, body, lambda answer: form.read(request, index, answer))
         except Refused as refused:
-            return Generation(
-                key=request.key, index=index, token_ids=(), text="", finish_reason="error", error=str(refused)
-            )
+            return asking.failed(request, index, str(refused))
 
 
 async def _posted(client: Client, form: forms.Form, body: dict[str, Any], check: Any) -> Generation:
@@ -252,12 +210,12 @@ async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, st
         alone = settings.model_copy(update={"base_url": (url,)})
         async with _client(alone) as client:
             model, engine = await _model(client, settings, speaker)
-            form, found = await forms.find(client, speaker.chat, model, settings.form)
+            form, found = await forms.find(client, speaker.chat, model, settings.form, seeded=settings.seeded)
         if form is None:
             tried = "\n".join(f"  {name}: {problem}" for name, problem in found.items())
             raise BackendError(
-                f"{url} cannot go on from the beginning of an answer, which radistill needs:\n{tried}\nServe the model "
-                "with vLLM or SGLang, or use generate.backend=transformers."
+                f"{url} cannot go on with {model} from the beginning of an answer, which radistill needs:\n{tried}\n"
+                "Serve it with vLLM or SGLang, or use generate.backend=transformers."
             )
         seen.append((form, engine, found))
     kinds = {(form.name, engine, form.model) for form, engine, _ in seen}
@@ -271,9 +229,11 @@ async def _model(client: Client, settings: OpenAI, speaker: Speaker) -> tuple[st
     """What the server calls the model, and what it says it is itself."""
     import httpx2
 
-    url = client.servers[0].url
+    url, wanted = client.servers[0].url, settings.served_model
     try:
         response = await client.http.get(f"{url}/models")
+        if response.is_server_error and wanted is not None:
+            return wanted, settings.serve_with or ""  # `transformers serve` stumbles where there is no hub cache
         response.raise_for_status()
         listed = [(str(m["id"]), str(m.get("owned_by", ""))) for m in response.json()["data"]]
     except (httpx2.HTTPError, ValueError, LookupError, TypeError) as error:
@@ -281,9 +241,12 @@ async def _model(client: Client, settings: OpenAI, speaker: Speaker) -> tuple[st
             f"{url}/models does not answer as an OpenAI-compatible server: {type(error).__name__} {error}. Start the "
             "server, or name it with generate.backend.base_url."
         ) from error
-    wanted = settings.served_model or speaker.weights.name
     for name, owner in listed:
-        if name == wanted or (settings.served_model is None and len(listed) == 1):
+        if name == (wanted or speaker.weights.name) or (wanted is None and len(listed) == 1):
             return name, owner
+    if wanted is not None:
+        return wanted, settings.serve_with or ""  # some list what they have loaded, and load what is asked for
     names = ", ".join(name for name, _ in listed) or "none"
-    raise BackendError(f"{url} serves {names}, not {wanted!r}. Name one with generate.backend.served_model.")
+    raise BackendError(
+        f"{url} serves {names}, not {speaker.weights.name!r}. Name one with generate.backend.served_model."
+    )
