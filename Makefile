@@ -6,7 +6,7 @@
 #   DEMO_ARGS=--quick     given to `radistill demo`
 #   PYTEST_ARGS="-k x"    given to pytest by `test` and `slow`
 
-.PHONY: help demo test slow lint types bench docs env clean
+.PHONY: help demo test slow test-servers lint types bench docs env clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -17,7 +17,7 @@ WORKERS ?= 4
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@sed -n 's/^#   \([A-Z_]*=.*\)/  \1/p' Makefile
 
 demo: ## the whole pipeline on this machine, from nothing; installs the runtime only
@@ -26,11 +26,16 @@ demo: ## the whole pipeline on this machine, from nothing; installs the runtime 
 
 test: ## the fast test suite
 	@scripts/set_up.sh test
-	$(PYTEST) -m "not slow" -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not servers" -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 slow: ## the tests that take more than a few seconds
 	@scripts/set_up.sh env
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-servers: ## real engines, in environments of their own: vLLM, `transformers serve`, Ray (some 5 GB)
+	@scripts/set_up.sh test
+	@scripts/set_up_servers.sh
+	$(PYTEST) -m servers tests/servers $(PYTEST_ARGS)
 
 lint: ## ruff (lint and format check) and the size limits
 	@scripts/set_up.sh tools

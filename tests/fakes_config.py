@@ -26,6 +26,8 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "attn_implementation": ("eager", "sdpa"),
     "template_kwargs": ({"enable_thinking": False}, {"a": {"b": [1, None, "ä: #"]}}),
     "separator": ("\n", " ::\n", "—"),
+    "serve_args": (["--dtype", "bfloat16"],),
+    "engine_args": ({"quantization": "fp8"}, {"max_num_seqs": 64, "hf_overrides": {"a": [1, None]}}),
     "cut_at": ("\n", "###"),
     "name": ("other-name", "x.1"),
     "metrics": ([{"name": "chrf", "word_order": 2}], [{"name": "bleu", "tokenize": "char"}]),

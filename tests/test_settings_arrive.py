@@ -79,7 +79,7 @@ def full(raw_config: dict[str, Any]) -> dict[str, Any]:
     return raw_config
 
 
-@pytest.mark.parametrize("backend", ["transformers", "echo"])
+@pytest.mark.parametrize("backend", ["transformers", "echo", "openai", "vllm"])
 def test_every_setting_arrives_in_a_stage(
     full: dict[str, Any], settings_of: Callable[[RunConfig], dict[str, Any]], tmp_path: Path, backend: str
 ) -> None:
