@@ -11,7 +11,7 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("[a-z
 
 
 def test_there_is_something_to_run() -> None:
-    assert [script.stem for script in SCRIPTS] == ["compare_worlds", "generate", "lab_radis", "ledger"]
+    assert [script.stem for script in SCRIPTS] == ["agreement", "compare_worlds", "generate", "lab_radis", "ledger"]
 
 
 @pytest.mark.slow

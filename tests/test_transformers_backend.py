@@ -176,6 +176,31 @@ def test_units_are_of_one_sampling_and_the_longest_rows_come_first(
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_a_batch_holds_no_more_tokens_than_it_may_and_short_rows_come_many_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = plan(folder, GREEDY)
+    with opened(folder, batch_size=64) as generator:
+        free = answers(generator, requests)
+    areas: list[tuple[int, int]] = []
+    whole = TransformersGenerator._batch
+
+    def watched(self: TransformersGenerator, rows: list[Any], *, leave_at: int) -> list[Any]:
+        areas.append((len(rows), len(rows) * max(len(row.ids) + row.left for row in rows)))
+        return whole(self, rows, leave_at=leave_at)
+
+    monkeypatch.setattr(TransformersGenerator, "_batch", watched)
+    budget = 2 * CONTEXT
+    with opened(folder, batch_size=64, batch_tokens=budget) as generator:
+        assert answers(generator, requests) == free
+    assert all(area <= budget for _, area in areas)
+    assert max(rows for rows, _ in areas) > 2
+    areas.clear()
+    with opened(folder, batch_size=64, batch_tokens=1) as generator:
+        assert answers(generator, requests) == free
+    assert {rows for rows, _ in areas} == {1}
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,8 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         found.facts["model"] = {"identity": speaker.weights.identity, "folder": str(speaker.weights.folder)}
     with found.looking():
         refuse_unusable_settings(config)
+    if missing := config.generate.backend.missing():
+        found.problems.append(missing)
     if speaker:
         with found.looking():
             refuse_other_world(config, speaker.weights)

@@ -7,12 +7,12 @@ as a whole. In fp32 a row's text does not depend on its batch; in bf16 near-ties
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
-from typing import Any, Literal
+from itertools import groupby, islice
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ from radistill.chat import Chat
 from radistill.errors import BackendError
 from radistill.records import FinishReason, Generation, Request, Sampling, sampling_key
 from radistill.speaker import Speaker
+
+Item = TypeVar("Item")
 
 LOOK = 16
 """After so many tokens a batch is first looked at for rows that have ended."""
@@ -38,6 +40,8 @@ class Transformers(Backend):
 
     batch_size: int = Field(32, ge=1)
     """Rows per batch; halved by itself where a batch does not fit into memory."""
+    batch_tokens: int = Field(65_536, ge=1)
+    """At most so many tokens per batch, counted as rows times the longest prompt and answer that there may be."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: as the weights are stored."""
     attn_implementation: str | None = None
@@ -89,9 +93,10 @@ class TransformersGenerator(InUnits):
         ordered = sorted(requests, key=lambda r: (_kind(r), -len(r.prompt_ids), r.key))
         for _, same in groupby(ordered, key=_kind):
             rows = list(same)
-            size = self.settings.batch_size * (1 if rows[0].purpose == "score" else BATCHES)
-            for start in range(0, len(rows), size):
-                yield rows[start : start + size]
+            batches = self._cut(rows, self._expected)
+            together = 1 if rows[0].purpose == "score" else BATCHES
+            while unit := [row for batch in islice(batches, together) for row in batch]:
+                yield unit
 
     def answer(self, unit: Sequence[Request]) -> list[Generation]:
         """Generate for one batch; a request that leaves no room in the context becomes an error row."""
@@ -112,26 +117,44 @@ class TransformersGenerator(InUnits):
             answers[generation.key, generation.index] = generation
         return [answers[request.key, i] for request in unit for i in range(request.sampling.n)]
 
+    def _cut(self, rows: Sequence[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
+        """Batches of as many rows as `batch_size` and `batch_tokens` allow; one at least."""
+        batch: list[Item] = []
+        longest = 0
+        for row in rows:
+            longest = max(longest, length(row))
+            is_full = (len(batch) + 1) * longest > self.settings.batch_tokens
+            if batch and (is_full or len(batch) == self.settings.batch_size):
+                yield batch
+                batch, longest = [], length(row)
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _expected(self, request: Request) -> int:
+        """Tokens that a request may come to."""
+        return len(request.prompt_ids) + (0 if request.purpose == "score" else self._budget(request))
+
     def _budget(self, request: Request) -> int:
-        return min(request.sampling.max_new_tokens, self.context - len(request.prompt_ids))
+        return max(0, min(request.sampling.max_new_tokens, self.context - len(request.prompt_ids)))
 
     def _in_turn(self, rows: "list[_Row]") -> list[Generation]:
         """Batch by batch, and last those that write longest, together."""
-        size = self.settings.batch_size
         ended: list[_Row] = []
         aside: list[_Row] = []
-        for start in range(0, len(rows), size):
-            for row in self._in_batches(rows[start : start + size], may_leave=len(rows) > size):
+        batches = list(self._cut(rows, _length))
+        for batch in batches:
+            for row in self._in_batches(batch, may_leave=len(batches) > 1):
                 (ended if row.has_ended else aside).append(row)
-        for start in range(0, len(aside), size):
-            ended += self._in_batches(aside[start : start + size], may_leave=False)
+        for batch in self._cut(aside, _length):
+            ended += self._in_batches(batch, may_leave=False)
         return [self._read(row) for row in ended]
 
     def _in_batches(self, rows: "list[_Row]", *, may_leave: bool) -> "list[_Row]":
         """One batch, or two halves of it where memory does not suffice."""
         if not rows:
             return []
-        area = len(rows) * max(len(row.ids) + row.left for row in rows)
+        area = len(rows) * max(map(_length, rows))
         if len(rows) > 1 and area >= self.too_large:
             return self._halves(rows, may_leave=may_leave)
         try:
@@ -268,6 +291,11 @@ class _Row:
     def and_then(self, ids: Sequence[int], *, has_ended: bool) -> "_Row":
         """With these ids more."""
         return replace(self, begun=(*self.begun, *ids), has_ended=has_ended)
+
+
+def _length(row: _Row) -> int:
+    """Tokens that it may come to."""
+    return len(row.ids) + row.left
 
 
 def _can_select(cache: Any) -> bool:
