@@ -326,7 +326,7 @@ class Chat:
         return engine
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self._engine.decode(list(ids), skip_special_tokens=False)
         return text
 
     @cached_property
