@@ -1,10 +1,12 @@
-"""Runs a server for as long as whoever started it lives: `python -m radistill.backends._watch COMMAND ...`.
+"""Lets no engine outlive the run that started it: `python -m radistill.backends._watch [COMMAND ...]`.
 
-Standard input is a pipe from the starter. It ends when the starter closes it or dies, by whatever signal; then the
-server and all its processes are ended. Otherwise a killed run would leave a GPU full.
+Standard input is a pipe from the run. It ends when the run closes it or dies, by whatever signal; then the server that
+COMMAND started is ended with all its processes. Without a command it is the run's own children that are ended: engines
+that work in processes of their own. Otherwise a killed run would leave a GPU full.
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,17 +14,43 @@ import threading
 from contextlib import suppress
 
 PATIENCE = 15.0
-"""Seconds that a server gets to end by itself."""
+"""Seconds that an engine gets to end by itself."""
+LOOK = 1.0
+"""Seconds between two looks at which children there are."""
 
 
-def main(command: list[str]) -> int:
-    """The server's exit code."""
+def serve(command: list[str]) -> int:
+    """Run a server as long as the pipe is open; its exit code."""
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    over = threading.Thread(target=_when_left, args=(server,), daemon=True)
-    over.start()
+    threading.Thread(target=_when_left, args=(server,), daemon=True).start()
     code = server.wait()
     _signal(server, signal.SIGKILL)  # processes of its own that it has left behind
     return code if code >= 0 else 128 - code
+
+
+def guard(run: int) -> int:
+    """Remember the children of a process as long as the pipe is open, and end them then."""
+    import psutil
+
+    children: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(run)
+        while not _is_over(LOOK):
+            children = [child for child in process.children(recursive=True) if child.pid != os.getpid()]
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    # Python's tracker of shared memory, which heeds no such signal, ends by itself when the others have.
+    for child in psutil.wait_procs(children, timeout=PATIENCE)[1]:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    return 0
+
+
+def _is_over(timeout: float) -> bool:
+    """Whether the pipe has ended, within so many seconds."""
+    readable, _, _ = select.select([0], [], [], timeout)
+    return bool(readable) and not os.read(0, 1)
 
 
 def _when_left(server: "subprocess.Popen[bytes]") -> None:
@@ -41,5 +69,5 @@ def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the starter, which closes the pipe in its own time
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes the pipe in its own time
+    sys.exit(serve(sys.argv[1:]) if sys.argv[1:] else guard(os.getppid()))

@@ -9,6 +9,8 @@ its batches allow. Every key is stored exactly once, whatever the engine does.
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -84,6 +86,10 @@ class VLLM(Backend):
         Raises:
             BackendError: vLLM is not installed, or cannot be started with this model and these settings.
         """
+        with _guarded():
+            yield from self._opened(speaker)
+
+    def _opened(self, speaker: Speaker) -> Iterator[Generator]:
         generator = VLLMGenerator(self, speaker, _started(self, speaker))
         with generator.loop:
             try:
@@ -203,6 +209,19 @@ class VLLMGenerator:
             return f"vLLM: {error.__cause__ or error}"
         reason = found.outputs[0].finish_reason if found is not None else None
         return found if reason in ("stop", "length") else f"vLLM ended it because of {reason!r}"
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Whatever ends this process, the engine's processes end with it: alone they would go on, and fill a GPU."""
+    command = [sys.executable, "-m", "radistill.backends._watch"]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait()
 
 
 def _started(settings: VLLM, speaker: Speaker) -> Any:
