@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from radistill.records import Generation, Request
+from radistill.records import Generation, Request, sampling_key
 from radistill.settings import Settings
 from radistill.speaker import Speaker
 
@@ -35,6 +35,11 @@ class Generator(Protocol):
                 alone, never on what is lacking: a run that was killed goes on with the same batches.
             lacking: keys of those that have no answer yet.
         """
+
+
+def kind(request: Request) -> tuple[bool, int, list[object]]:
+    """What the requests of one batch have in common; can be sorted by."""
+    return request.purpose == "score", request.top_k, sampling_key(request.sampling)
 
 
 class InUnits(ABC):
