@@ -1,11 +1,22 @@
-"""Commands in the environments of real engines."""
+"""The environments of real engines, which `make test-servers` makes, and commands in them."""
 
 import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(os.environ.get("RADISTILL_SERVERS", ROOT / ".servers"))
+
+
+def environment(name: str) -> Path:
+    """The folder of an engine's environment; skips aloud where there is none."""
+    folder = HOME / name
+    if not (folder / ".ready").exists():
+        pytest.skip(f"no environment with {name} at {folder}: make test-servers makes it")
+    return folder.absolute()
 
 
 def run(

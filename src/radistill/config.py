@@ -34,7 +34,7 @@ class GenerateSettings(Settings):
     """Stage 1."""
 
     backend: Backend = Field(default_factory=lambda: _plugin("backends", BACKEND))
-    """What writes text: `transformers`, `echo`; also used to predict."""
+    """What writes text: `transformers`, `openai`, `ray`, `echo`; also used to predict."""
     sampling: Sampling = Sampling()
     """How rationales are drawn. Its seed is the run's."""
     ledger: str = Field("runs/ledger", min_length=1)
@@ -249,7 +249,7 @@ def _expand(raw: dict[str, Any]) -> dict[str, Any]:
     generate = raw.get("generate")
     if generate is None or isinstance(generate, dict):
         generate = generate or {}
-        raw["generate"] = {**generate, "backend": _named(generate.get("backend"), BACKEND)}
+        raw["generate"] = {**generate, "backend": _backend(generate.get("backend"))}
     tasks = raw.get("evaluate")
     if tasks is None or isinstance(tasks, list | tuple):
         raw["evaluate"] = [_task(task) for task in (TASKS if tasks is None else tasks)]
@@ -259,6 +259,20 @@ def _expand(raw: dict[str, Any]) -> dict[str, Any]:
 def _named(value: Any, default: str | None = None) -> Any:
     value = default if value is None else value
     return {"name": value} if isinstance(value, str) else value
+
+
+def _backend(value: Any) -> Any:
+    """A backend, and the one that it holds if it is of those that hold another (`ray`)."""
+    value = _named(value, BACKEND)
+    if isinstance(value, dict) and _holds_a_backend(value.get("name")):
+        value = {**value, "backend": _backend(value.get("backend"))}
+    return value
+
+
+def _holds_a_backend(name: Any) -> bool:
+    if not isinstance(name, str) or name not in plugins.available("backends"):
+        return False
+    return "backend" in plugins.load("backends", name).model_fields
 
 
 def _task(value: Any) -> Any:
@@ -273,7 +287,7 @@ def _build(file: RunFile) -> RunConfig:
     raw = dict(file.raw)
     raw["method"] = _method(raw["method"], problems)
     if isinstance(raw.get("generate"), dict):
-        backend = _instance(("generate", "backend"), "backends", "name", raw["generate"]["backend"], problems)
+        backend = _backend_instance(("generate", "backend"), raw["generate"]["backend"], problems)
         raw["generate"] = {**raw["generate"], "backend": backend}
     if isinstance(raw["evaluate"], list):
         raw["evaluate"] = [_task_instance(("evaluate", i), t, problems) for i, t in enumerate(raw["evaluate"])]
@@ -327,6 +341,17 @@ class _Failed:
 
 
 _failed = _Failed()
+
+
+def _backend_instance(key: Key, raw: Any, problems: list[Problem]) -> Any:
+    if isinstance(raw, dict) and _holds_a_backend(raw.get("name")):
+        inner = _backend_instance((*key, "backend"), raw["backend"], problems)
+        raw = {**raw, "backend": inner}
+        if inner is _failed:  # the other settings are checked with the default in its place
+            del raw["backend"]
+            _instance(key, "backends", "name", raw, problems)
+            return _failed
+    return _instance(key, "backends", "name", raw, problems)
 
 
 def _task_instance(key: Key, raw: Any, problems: list[Problem]) -> Any:

@@ -14,7 +14,6 @@ from radistill.events import Events
 from radistill.files import write_json
 from radistill.lab.home_world import refuse_other_world
 from radistill.ledger import Ledger, open_ledger
-from radistill.plugins import name_of
 from radistill.records import BASE, Example, Generation, Prediction, Request, StageRecord
 from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import Speaker, tuned, untouched
@@ -41,7 +40,7 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         "trained_on": dict(require(run, "generate").inputs),
         "seed": config.seed,
         "data": config.data.model_dump(mode="json"),
-        "backend": {"name": name_of(config.generate.backend), **config.generate.backend.telling},
+        "backend": config.generate.backend.telling,
         "evaluate": [plugin_settings(task) for task in config.evaluate],
     }
     stage = begin(run, "evaluate", settings, test.files, redo=redo)

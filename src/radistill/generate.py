@@ -24,7 +24,6 @@ from radistill.events import Events
 from radistill.ledger import Ledger, open_ledger
 from radistill.making import Making
 from radistill.methods._composed import parts_of
-from radistill.plugins import name_of
 from radistill.records import Example, Generation, Message, Request, Sampling, Span, StageRecord
 from radistill.runs import RunFolder, before_work, begin, working
 from radistill.shares import Share
@@ -114,7 +113,7 @@ def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, 
         "data": {**config.data.model_dump(mode="json", include={"task", "train", "template", "system", "fraction"})},
         "chat": {**config.chat.model_dump(mode="json"), "identity": speaker.chat.identity},
         "method": plugin_settings(config.method),
-        "backend": {"name": name_of(config.generate.backend), **config.generate.backend.telling},
+        "backend": config.generate.backend.telling,
         "sampling": config.generate.sampling.model_dump(exclude={"seed"}),
         "keep_tokens": config.generate.keep_tokens,
         **by_another,

@@ -19,6 +19,7 @@ from radistill.speaker import Speaker
 SETTINGS: dict[str, dict[str, object]] = {
     "echo": {"batch_size": 5},
     "openai": {"concurrency": 4},
+    "ray": {"backend": {"name": "echo", "batch_size": 5}, "rows_per_task": 5, "num_cpus": 0.5},
     "transformers": {"batch_size": 5, "dtype": "float32"},
     "vllm": {"dtype": "float32", "engine_args": {"enforce_eager": True}},
 }
@@ -43,10 +44,17 @@ def speaker(tiny_model: Path) -> Speaker:
     return Speaker(weights=models.resolve(str(tiny_model)), chat=load_chat(tiny_model, ChatSettings()))
 
 
-@pytest.fixture(params=plugins.available("backends"))
+SLOW = {"ray": pytest.mark.slow}
+"""It starts processes for every plan."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=SLOW.get(name, ())) for name in plugins.available("backends")])
 def name(request: pytest.FixtureRequest) -> str:
     if request.param not in SETTINGS:
         pytest.fail(f"no test says how the backend {request.param} is opened: add it to SETTINGS")
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="the backend ray needs radistill[ray]")
+        request.getfixturevalue("ray_cluster")
     return str(request.param)
 
 

@@ -11,9 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from fakes_engines import ROOT, run
+from fakes_engines import ROOT, environment, run
+
+pytestmark = pytest.mark.servers
 
 EAGER = "generate.backend.serve_args=[--dtype, float32, --enforce-eager]"
+
+
+@pytest.fixture
+def vllm() -> Path:
+    return environment("vllm")
+
+
+@pytest.fixture
+def transformers_serve() -> Path:
+    return environment("transformers")
 
 
 def agreement(python: Path, file: Path, *options: object) -> dict[str, dict[str, object]]:
@@ -44,6 +56,15 @@ def test_the_contract_of_all_backends_holds_for_vllm(vllm: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     assert "passed" in done.stdout
     assert "skipped" not in done.stdout.replace("1 skipped", ""), "it works off no batches, and that is all"
+
+
+@pytest.mark.parametrize(
+    "tests", ["tests/test_ray_backend.py", "tests/faults/test_ray_killed.py", "tests/contracts/test_every_backend.py"]
+)
+def test_what_is_said_about_ray_holds_on_a_real_cluster(tests: str) -> None:
+    done = run(environment("ray") / "bin" / "python", "-m", "pytest", tests, "-k", "ray", "-q", timeout=3000)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
 
 
 def run_file(folder: Path) -> Path:

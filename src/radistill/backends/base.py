@@ -11,7 +11,8 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
-from radistill.records import Generation, Request
+from radistill import plugins
+from radistill.records import Generation, Request, sampling_key
 from radistill.settings import Settings
 from radistill.speaker import Speaker
 
@@ -35,6 +36,11 @@ class Generator(Protocol):
                 alone, never on what is lacking: a run that was killed goes on with the same batches.
             lacking: keys of those that have no answer yet.
         """
+
+
+def kind(request: Request) -> tuple[bool, int, list[object]]:
+    """What the requests of one batch have in common; can be sorted by."""
+    return request.purpose == "score", request.top_k, sampling_key(request.sampling)
 
 
 class InUnits(ABC):
@@ -67,8 +73,9 @@ class Backend(Settings, ABC):
 
     @property
     def telling(self) -> dict[str, Any]:
-        """The settings that may change an answer."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name not in self.speed_only}
+        """Its name, and the settings that may change an answer."""
+        given = self.model_dump(mode="json", exclude=set(self.speed_only))
+        return {"name": plugins.name_of(self), **given}
 
     @abstractmethod
     def open(self, speaker: Speaker) -> AbstractContextManager[Generator]:

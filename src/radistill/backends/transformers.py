@@ -18,10 +18,10 @@ from pydantic import Field
 
 from radistill import models, seeds
 from radistill.backends import _scoring as scoring
-from radistill.backends.base import Backend, Generator, InUnits
+from radistill.backends.base import Backend, Generator, InUnits, kind
 from radistill.chat import Chat
 from radistill.errors import BackendError
-from radistill.records import FinishReason, Generation, Request, Sampling, sampling_key
+from radistill.records import FinishReason, Generation, Request, Sampling
 from radistill.speaker import Speaker
 
 Item = TypeVar("Item")
@@ -90,8 +90,8 @@ class TransformersGenerator(InUnits):
 
     def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """Batches of rows of similar length; the longest first, so that memory runs out early or not at all."""
-        ordered = sorted(requests, key=lambda r: (_kind(r), -len(r.prompt_ids), r.key))
-        for _, same in groupby(ordered, key=_kind):
+        ordered = sorted(requests, key=lambda r: (kind(r), -len(r.prompt_ids), r.key))
+        for _, same in groupby(ordered, key=kind):
             rows = list(same)
             batches = self._cut(rows, self._expected)
             together = 1 if rows[0].purpose == "score" else BATCHES
@@ -306,11 +306,6 @@ def _can_select(cache: Any) -> bool:
 
     plain = (DynamicLayer, DynamicSlidingWindowLayer, GrowingLayer)
     return type(cache) is DynamicCache and all(type(layer) in plain for layer in cache.layers)
-
-
-def _kind(request: Request) -> tuple[bool, int, list[object]]:
-    """What the requests of one batch have in common."""
-    return request.purpose == "score", request.top_k, sampling_key(request.sampling)
 
 
 class _Drawn:
