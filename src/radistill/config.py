@@ -34,7 +34,7 @@ class GenerateSettings(Settings):
     """Stage 1."""
 
     backend: Backend = Field(default_factory=lambda: _plugin("backends", BACKEND))
-    """What writes text: `transformers`, `openai`, `ray`, `echo`; also used to predict."""
+    """What writes text: `transformers`, `vllm`, `openai`, `ray`, `echo`; also used to predict."""
     sampling: Sampling = Sampling()
     """How rationales are drawn. Its seed is the run's."""
     ledger: str = Field("runs/ledger", min_length=1)
