@@ -41,6 +41,9 @@ class Agreement:
     equal: int = 0
     ties: int = 0
     """Of those that differ, the ones that part at a tie."""
+    respelled: int = 0
+    """Of those that differ, the ones whose text is the same: a server that gives no ids is read by the tokenizer, which
+    spells some words in other tokens than the model did."""
     unexplained: list[str] = field(default_factory=list)
     """Keys of the others."""
     failed: int = 0
@@ -71,6 +74,8 @@ def compared(model: Any, plan: Sequence[Request], ours: list[Generation], theirs
             found.failed += 1
         elif (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason):
             found.equal += 1
+        elif a.text == b.text:
+            found.respelled += 1
         else:
             common = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), None)
             same = min(a.n_tokens, b.n_tokens) if common is None else common
@@ -123,7 +128,7 @@ def main() -> None:
     for name, told in found.items():
         print(
             f"{name:28} {told.equal:4} of {told.prompts} equal, {told.ties} part at a tie, "
-            f"{len(told.unexplained)} unexplained, {told.failed} failed"
+            f"{told.respelled} are spelt in other tokens, {len(told.unexplained)} unexplained, {told.failed} failed"
         )
     machine = {"machine": platform.machine(), "device": models.device_name(), **versions()}
     if given.json:

@@ -49,6 +49,7 @@ def test_transformers_serve_writes_what_transformers_writes(transformers_serve: 
     options = ("--quick", "--serve-with", "transformers", "--serve-env", transformers_serve)
     (told,) = agreement(Path(sys.executable), tmp_path / "a.json", *options).values()
     assert (told["prompts"], told["failed"], told["unexplained"]) == (24, 0, [])
+    assert int(str(told["equal"])) >= 0.8 * 24, "it gives no ids, so some rows are spelt in other tokens"
 
 
 def test_the_contract_of_all_backends_holds_for_vllm(vllm: Path) -> None:
