@@ -18,6 +18,7 @@ from radistill.backends.base import Backend
 from radistill.chat import ChatSettings
 from radistill.data import DataSettings
 from radistill.errors import ConfigError
+from radistill.filters import OFF, FilterSettings
 from radistill.methods._composed import Composed
 from radistill.methods.base import Method
 from radistill.records import Labels, Sampling
@@ -43,6 +44,8 @@ class GenerateSettings(Settings):
     """A request that has failed so often is not asked again: it is counted, and its example is rejected."""
     teacher: str | None = None
     """Hub id or folder of another model that writes about the examples; null = the untouched model itself."""
+    filters: FilterSettings = FilterSettings()
+    """Which rationales are trained on."""
     keep_tokens: int | None = Field(None, ge=1)
     """Only the first so many tokens of what was written about an example are trained on, without an end-of-turn."""
     refresh_every: int | None = Field(None, ge=1)
@@ -197,6 +200,18 @@ def config_from(raw: Mapping[str, Any]) -> RunConfig:
     return _build(RunFile(path=None, raw=_expand(dict(raw)), lines={}, overridden=frozenset()))
 
 
+def stored_config(path: Path) -> RunConfig:
+    """The config of a run folder; what came into being after the run is as it was without.
+
+    Raises:
+        ConfigError: it is none of this version.
+    """
+    raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(generate := raw.get("generate"), dict):
+        generate.setdefault("filters", OFF.model_dump())
+    return config_from(raw)
+
+
 def as_dict(config: RunConfig) -> dict[str, Any]:
     """The complete, resolved run file as plain values; `load_config` of it gives the same config."""
     plain: dict[str, Any] = _plain(config)
@@ -299,6 +314,10 @@ def _disagreements(config: RunConfig) -> list[Problem]:
     problems = []
     if config.name == "base":
         problems.append(Problem(("name",), "`base` is the name of the untouched model; choose another"))
+    if config.generate.refresh_every is not None and config.generate.filters.needs_perplexity:
+        # It is the untouched model's, which is not asked while another writes.
+        what = "perplexity is not asked for while training; leave refresh_every out, or the bounds"
+        problems.append(Problem(("generate", "filters"), what))
     titles = [task.title for task in config.evaluate]
     for i, title in enumerate(titles):
         if title in titles[:i]:
