@@ -21,6 +21,9 @@ from radistill.settings import Settings
 CUSTOM = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 OPENING = 240
 """So many characters are searched for a refusal: whoever refuses begins with it."""
+MAX_COMPRESSION = 6.0
+"""Notes and lists say similar things in similar words: of 12,000 pieces of documentation 85 compress more than fourfold,
+which no translation does, and 3 more than sixfold."""
 LINE = 20
 """A shorter line of a prompt may well be said again by chance."""
 
@@ -40,7 +43,7 @@ class FilterSettings(Settings):
     broken: bool = True
     """Filter what is empty, or was cut by length within a sentence."""
     degenerate: bool = True
-    """Filter what says something over and over: n-grams in a loop, or text that compresses more than fourfold."""
+    """Filter what says something over and over: n-grams in a loop, or text that compresses more than sixfold."""
     language: str | tuple[str, ...] | None = None
     """Filter what is in none of these languages (codes such as `en`); short texts are let pass. null = not asked."""
     retranslation: float | None = Field(None, gt=0, le=100)
@@ -136,9 +139,9 @@ def ends_whole(text: str) -> bool:
 def is_degenerate(text: str, reference: str = "") -> bool:
     """Something is said over and over that the reference does not repeat as well.
 
-    Rules of tables and lines drawn under titles are repetitions that nobody minds.
+    Rules of tables, lines drawn under titles and blanks that fill columns are repetitions that nobody minds.
     """
-    return _loops(_RULE.sub("", text)) and not _loops(reference)
+    return _loops(_BLANKS.sub(" ", _RULE.sub("", text))) and not _loops(reference)
 
 
 def is_in_other_language(text: str, languages: Sequence[str]) -> bool:
@@ -192,17 +195,17 @@ def instruction_lines(messages: Sequence[str], source: str) -> frozenset[str]:
 
 
 def opens_turn(text: str, about: str = "") -> bool:
-    """A line of the text begins with the name of a speaker and a colon, as `User:` does.
+    """A line of the text, code aside, begins with the name of a speaker and a colon, as `User:` does.
 
     Args:
         text: what was written.
         about: prompt and reference: where the word stands there, it is a word that is spoken of.
     """
-    return any(found["who"].casefold() not in about.casefold() for found in _TURN.finditer(text))
+    return any(found["who"].casefold() not in about.casefold() for found in _TURN.finditer(_CODE.sub(" ", text)))
 
 
 def _loops(text: str) -> bool:
-    return says_over_and_over(text, spaced=spaces_by_script(text))
+    return says_over_and_over(text, spaced=spaces_by_script(text), most=MAX_COMPRESSION)
 
 
 def _is_inside_code(text: str) -> bool:
@@ -220,12 +223,13 @@ _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|St|No|z\.\s?B|d\.\s?h|bzw|Nr|p\.\s?ej|např|tj)\.$"
 )
 _RULE = re.compile(r"^[ \t]*[-=*_|:+─═ \t]{3,160}$", re.MULTILINE)
+_BLANKS = re.compile(r"[ \t]{2,}")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+", re.DOTALL)
 _QUOTED = re.compile(r"\"[^\"\n]{1,300}\"|[“„][^“”\n]{1,300}[“”]|«[^»\n]{1,300}»|‘[^’\n]{3,300}’|「[^」\n]{1,300}」")
 _MARKUP = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # ChatML, Llama 3, Phi, Qwen, DeepSeek
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"  # Llama 2, Mistral
-    r"|</?(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>"  # Gemma, SentencePiece
+    r"|<(?:start|end)_of_turn>|</s>|<(?:bos|eos|pad|unk)>"  # Gemma, SentencePiece
     r"|^#{2,3} ?(?:Instruction|Response|Input|Human|Assistant|User|System)s?:",  # Alpaca, Vicuna
     re.MULTILINE,
 )

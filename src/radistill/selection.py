@@ -12,7 +12,8 @@ a smaller budget selects is a part of what a larger one does.
 
 Source: Kirchhoff and Bilmes: "Submodularity for Data Selection in Statistical Machine Translation", EMNLP 2014,
 D14-1014 (the square root of counts of n-grams); the greedy choice by gain and cost: Lin and Bilmes, NAACL 2010,
-N10-1134; lazy evaluation: Minoux 1978. Departures: terms are not weighted by their rarity, and are told apart by 22 bits of a hash.
+N10-1134; lazy evaluation: Minoux 1978. Departures: terms are not weighted by their rarity, and are told apart by 22
+bits of a hash.
 
 Memory: about 140 bytes a text; its terms (4 bytes each) lie in a temporary file (`TMPDIR`).
 """

@@ -1,0 +1,321 @@
+"""Filters applied to a run: whose rationale is taken away, what stands in its place, and what is counted."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radistill import data, pipeline
+from radistill.backends.echo import EchoGenerator
+from radistill.config import config_from
+from radistill.errors import ConfigError, RunFolderError
+from radistill.records import FinishReason, Generation, Request, TrainingRecord
+from radistill.runs import RunFolder
+from radistill.tables import read_jsonl, read_records
+from radistill.terminal import outcome_line
+
+FINE = 'Note: "sees" is in the present, and there are {n} dogs; that is all that is to say.'
+LOOP = "The old man. " * 12
+WRITTEN: dict[int, tuple[str, FinishReason]] = {
+    1: ("", "stop"),
+    2: ("The old man sees the", "length"),
+    3: ("The old man sees the dogs.", "length"),
+    4: (LOOP, "stop"),
+    5: (LOOP, "length"),
+    6: ("Der alte Mann sieht sechs Hunde und sagt nichts dazu, denn er ist sehr alt.", "stop"),
+    7: ("I cannot help with that.", "stop"),
+    8: ("That is all.\nUser: What else?", "stop"),
+    9: ("Good. [INST] Go on. [/INST]", "stop"),
+    10: ("Der alte Mann sieht 10 Hunde.", "stop"),
+    11: (FINE.format(n=0), "stop"),
+}
+"""Number in the sentence → what is written after its reference; after all others it is `FINE`."""
+BROKEN, LOOPS = {1, 2}, {4, 5}
+ROWS = 14
+LONG = 59
+"""Tokens that only the loops have more of."""
+
+
+def number_in(text: str) -> int:
+    return int(re.findall(r"\d+", text)[-1])
+
+
+def as_told(self: EchoGenerator, request: Request, index: int) -> Generation:
+    if request.purpose != "rationale":
+        return usual(self, request, index)
+    n = number_in(self.chat.spell((), request.prompt_ids))
+    text, reason = WRITTEN.get(n, (FINE.format(n=n), "stop"))
+    ids = self.chat.ids_of(text)
+    return Generation(key=request.key, index=index, token_ids=ids, text=text, finish_reason=reason)
+
+
+usual = EchoGenerator._one
+
+
+@pytest.fixture
+def raw(raw_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A run of one direction whose rationales are those above, with the filters of a new run file."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    rows = [{"translation": {"en": f"The man sees {n} dogs.", "de": f"Der Mann sieht {n} Hunde."}} for n in range(ROWS)]
+    (folder / "train.en-de.json").write_text(json.dumps(rows), encoding="utf-8")
+    raw_config["data"] = {"train": {"path": str(folder), "pairs": ["en-de"]}, "template": "{source}"}
+    raw_config["generate"]["backend"] = {"name": "echo", "empty_share": 0.0}
+    del raw_config["generate"]["filters"]
+    monkeypatch.setattr(EchoGenerator, "_one", as_told)
+    return raw_config
+
+
+Assembled = Callable[..., tuple[RunFolder, dict[int, TrainingRecord]]]
+
+
+@pytest.fixture
+def assembled(raw: dict[str, Any], tmp_path: Path) -> Assembled:
+    """Generate and assemble with these filters, into a folder of its own: the run, and number → record."""
+    count = 0
+
+    def make(filters: dict[str, Any] | None = None, **changed: Any) -> tuple[RunFolder, dict[int, TrainingRecord]]:
+        nonlocal count
+        count += 1
+        more = {"filters": filters} if filters is not None else {}
+        generate = {**raw["generate"], **more, **changed.pop("generate", {})}
+        config = config_from({**raw, "output_dir": str(tmp_path / f"run{count}"), "generate": generate, **changed})
+        pipeline.run(config, stages=("generate", "assemble"))
+        run = RunFolder(Path(config.output_dir))
+        of = {e.id: number_in(e.reference) for e in data.load(config.data, "train", seed=config.seed).examples}
+        return run, {of[str(r.example_id)]: r for r in read_records(run.records) if r.example_id is not None}
+
+    return make
+
+
+OFF = {"broken": False, "degenerate": False}
+
+
+def only(**filters: Any) -> dict[str, Any]:
+    return {**OFF, **filters}
+
+
+def counts(run: RunFolder) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))["filters"]
+    return found
+
+
+def without(run: RunFolder) -> set[int]:
+    """Numbers of the examples whose rationale was taken away."""
+    return {number_in(row["reference"]) for row in read_jsonl(run.filtered)}
+
+
+def bare(records: dict[int, TrainingRecord]) -> set[int]:
+    """Numbers of the examples that are trained on without a rationale."""
+    return {n for n, r in records.items() if not any(s.origin == "rationale" for s in r.segments)}
+
+
+def test_a_new_run_filters_what_is_broken_or_degenerate_and_no_example_is_lost(assembled: Assembled) -> None:
+    run, records = assembled()
+    _, all_of_them = assembled(OFF)
+    _, plain = assembled(method={"name": "vanilla"})
+    assert set(records) == set(range(ROWS))
+    assert without(run) == bare(records) == BROKEN | LOOPS
+    for n, record in records.items():
+        assert record == (plain[n] if n in BROKEN | LOOPS else all_of_them[n])
+    assert bare(all_of_them) == {1}
+    assert not list(read_jsonl(run.rejects))
+
+
+def test_what_each_filter_takes_away_is_counted_and_a_rationale_that_fails_two_is_counted_once_in_all(
+    assembled: Assembled,
+) -> None:
+    run, records = assembled({"max_tokens": LONG, "refusal": True})
+    found = counts(run)
+    long = {n for n, (text, _) in WRITTEN.items() if text == LOOP}
+    assert found.pop("total") == {
+        "filtered": 5,
+        "rate": 5 / ROWS,
+        "kept": ROWS - 5,
+        "kept_tokens": sum(s.stop - s.start for r in records.values() for s in r.segments if s.origin == "rationale"),
+    }
+    assert {name: row["filtered"] for name, row in found.items()} == {
+        "broken": 2, "degenerate": 2, "max_tokens": len(long), "refusal": 1,
+    }  # fmt: skip
+    assert all(row["rate"] == row["filtered"] / ROWS for row in found.values())
+    rows = {number_in(row["reference"]): row for row in read_jsonl(run.filtered)}
+    assert rows[4]["filters"] == ["degenerate", "max_tokens"]
+    assert rows[2]["text"] == "The old man sees the"
+    assert rows[2].keys() == {"example_id", "key", "index", "filters", "tokens", "reference", "text"}
+
+
+def test_without_filters_nothing_is_counted_and_no_file_is_written(assembled: Assembled) -> None:
+    run, _ = assembled(OFF)
+    assert counts(run) == {}
+    assert not run.filtered.exists()
+    assert "filtered_share" not in run.stages()["assemble"].facts
+
+
+def test_filters_that_find_nothing_leave_every_byte_as_it_was(assembled: Assembled) -> None:
+    off, _ = assembled(OFF)
+    on, _ = assembled(only(max_tokens=500, new_turn=False, near_duplicates=None, retranslation=100, min_tokens=None))
+    assert off.records.read_bytes() == on.records.read_bytes()
+    assert counts(on)["total"]["filtered"] == 0
+    assert on.filtered.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"broken": True}, BROKEN),
+        ({"degenerate": True}, LOOPS),
+        ({"language": "en"}, {6, 10}),
+        ({"language": ["en", "de"]}, set()),
+        ({"retranslation": 70}, {10}),
+        ({"refusal": True}, {7}),
+        ({"template": True}, {9}),
+        ({"new_turn": True}, {8}),
+        ({"min_tokens": 2}, {1}),
+        ({"max_tokens": LONG}, LOOPS),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_each_filter_takes_away_what_is_its_own(
+    assembled: Assembled, filters: dict[str, Any], expected: set[int]
+) -> None:
+    run, records = assembled(only(**filters))
+    assert without(run) == expected
+    assert bare(records) == expected | {1}
+    assert counts(run)[next(iter(filters))]["filtered"] == len(expected)
+
+
+def test_what_the_user_had_cut_is_not_broken_but_what_the_model_was_cut_in_is(assembled: Assembled) -> None:
+    run, records = assembled(only(broken=True), generate={"keep_tokens": 3})
+    assert without(run) == BROKEN
+    kept = [s for r in records.values() for s in r.segments if s.origin == "rationale"]
+    assert {s.stop - s.start for s in kept} == {3}
+    run, _ = assembled(only(max_tokens=LONG), generate={"keep_tokens": LONG})
+    assert without(run) == set(), "what is trained on is not too long"
+
+
+def test_of_near_duplicates_the_first_in_the_order_of_the_examples_stays(assembled: Assembled) -> None:
+    pytest.importorskip("datasketch", reason="near-duplicates need datasketch (the extra `filters`)")
+    filters = {"near_duplicates": 0.9, "refusal": True}
+    run, records = assembled(filters)
+    pair = sorted((0, 11), key=list(records).index)
+    assert counts(run)["near_duplicates"]["filtered"] == 1
+    assert bare(records) == BROKEN | LOOPS | {7, pair[1]}
+    assert without(run) == BROKEN | LOOPS | {7, pair[1]}
+
+
+def test_a_broken_copy_does_not_take_the_place_of_the_whole_one(
+    assembled: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("datasketch", reason="near-duplicates need datasketch (the extra `filters`)")
+    _, records = assembled(OFF)
+    first, second = list(records)[:2]
+    monkeypatch.setitem(WRITTEN, first, ("The old man sees the dogs and says", "length"))
+    monkeypatch.setitem(WRITTEN, second, ("The old man sees the dogs and says", "stop"))
+    _, records = assembled({"near_duplicates": 0.9}, generate={"ledger": str(tmp_path / "another")})
+    assert first in bare(records)
+    assert second not in bare(records)
+
+
+@pytest.mark.parametrize("by", ["coverage", "random"])
+def test_a_budget_selects_and_what_is_not_selected_is_counted_but_not_listed(assembled: Assembled, by: str) -> None:
+    run, records = assembled({"select": {"tokens": 160, "by": by}})
+    found = counts(run)
+    assert 100 < found["total"]["kept_tokens"] <= 160
+    assert found["total"]["filtered"] == 4 + found["select"]["filtered"]
+    assert found["select"]["filtered"] == len(bare(records) - BROKEN - LOOPS) > 0
+    assert without(run) == BROKEN | LOOPS
+    assert assembled({"select": {"tokens": 160, "by": by}})[1] == records
+
+
+def test_records_do_not_hang_on_the_order_of_the_ledger(assembled: Assembled, tmp_path: Path) -> None:
+    filters = {"select": {"tokens": 150, "by": "coverage"}, "refusal": True}
+    first, _ = assembled(filters)
+    small = {"ledger": str(tmp_path / "other"), "backend": {"name": "echo", "empty_share": 0.0, "batch_size": 1}}
+    rows = json.loads((tmp_path / "own" / "train.en-de.json").read_text(encoding="utf-8"))
+    (tmp_path / "reversed").mkdir()
+    (tmp_path / "reversed" / "train.en-de.json").write_text(json.dumps(rows[::-1]), encoding="utf-8")
+    backwards = {"train": {"path": str(tmp_path / "reversed"), "pairs": ["en-de"]}, "template": "{source}"}
+    assembled(OFF, generate=small, data=backwards)
+    second, _ = assembled(filters, generate=small)
+    assert first.records.read_bytes() == second.records.read_bytes()
+    assert first.filtered.read_bytes() == second.filtered.read_bytes()
+
+
+def test_shuffled_rows_are_made_of_the_same_rationales(assembled: Assembled) -> None:
+    filters = {"retranslation": 70, "select": {"tokens": 150, "by": "coverage"}}
+    own_run, own = assembled(filters)
+    run, records = assembled(filters, method={"name": "radis", "pairing": "shuffled"})
+    assert counts(run) == counts(own_run)
+    assert without(run) == without(own_run)
+
+    def rationales(of: dict[int, TrainingRecord]) -> list[str]:
+        return sorted(
+            t for r in of.values() for t, s in zip(r.texts, r.segments, strict=True) if s.origin == "rationale"
+        )
+
+    assert rationales(records) == rationales(own)
+    assert bare(records) != bare(own)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        [{"name": "radis"}, {"name": "context_free", "ratio": 0.5, "max_new_tokens": 4}],
+        {"name": "self_rehearsal", "texts": 0.5, "messages": 0.5, "max_new_tokens": 4},
+    ],
+    ids=["composed", "self_rehearsal"],
+)
+def test_it_is_the_rationales_alone_that_are_filtered(assembled: Assembled, method: Any) -> None:
+    run, records = assembled({"max_tokens": LONG}, method=method, train={"bf16": False, "weighting": "segments"})
+    other, _ = assembled(OFF, method=method, train={"bf16": False, "weighting": "segments"})
+    assert bare(records) == without(run) == BROKEN | LOOPS
+    beside, all_beside = ([r for r in read_records(x.records) if r.example_id is None] for x in (run, other))
+    assert beside == all_beside != []
+
+
+@pytest.mark.parametrize("method", ["vanilla", "seqkd", "sdft", "kl"])
+def test_methods_without_rationales_are_left_alone(assembled: Assembled, method: str) -> None:
+    on, _ = assembled({"min_tokens": 400, "refusal": True}, method={"name": method})
+    off, _ = assembled(OFF, method={"name": method})
+    assert on.records.read_bytes() == off.records.read_bytes()
+    assert counts(on) == {}
+    assert on.stages()["assemble"].settings == off.stages()["assemble"].settings
+
+
+def test_a_changed_filter_is_named_and_needs_no_new_generation(raw: dict[str, Any]) -> None:
+    config = config_from(raw)
+    pipeline.run(config, stages=("generate", "assemble"))
+    changed = config_from({**raw, "generate": {**raw["generate"], "filters": {"max_tokens": LONG}}})
+    with pytest.raises(RunFolderError, match=r"stage `assemble` .*\n *filters.max_tokens: null there, 59 now"):
+        pipeline.run(changed, stages=("generate", "assemble"))
+    outcomes = pipeline.run(changed, stages=("generate", "assemble"), redo="assemble")
+    assert [outcome.reused for outcome in outcomes] == [True, False]
+
+
+def test_a_run_from_before_there_were_filters_goes_on_without_and_is_refused_with(raw: dict[str, Any]) -> None:
+    raw["generate"]["filters"] = OFF
+    config = config_from(raw)
+    pipeline.run(config, stages=("generate", "assemble"))
+    manifest = RunFolder(Path(config.output_dir)).manifest
+    assert "filters" not in manifest.read_text(encoding="utf-8")
+    assert [o.reused for o in pipeline.run(config, stages=("generate", "assemble"))] == [True, True]
+    del raw["generate"]["filters"]
+    with pytest.raises(RunFolderError, match=r'filters: null there, \{"broken": true, "degenerate": true\} now'):
+        pipeline.run(config_from(raw), stages=("generate", "assemble"))
+
+
+def test_the_line_of_the_stage_says_what_share_was_filtered(raw: dict[str, Any]) -> None:
+    outcome = pipeline.run(config_from(raw), stages=("generate", "assemble"))[-1]
+    assert outcome_line(outcome).endswith(f", {4 / ROWS:.1%} of the rationales filtered)")
+    old = replace(outcome, record=replace(outcome.record, facts={"records": 3}))
+    assert outcome_line(old).endswith("(records 3)")
+
+
+def test_perplexity_and_writing_anew_do_not_go_together(raw: dict[str, Any]) -> None:
+    raw["generate"] |= {"refresh_every": 4, "filters": {"max_perplexity": 50}}
+    with pytest.raises(ConfigError, match=r"generate.filters.*leave refresh_every out"):
+        config_from(raw)
