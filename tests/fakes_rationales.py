@@ -1,4 +1,4 @@
-"""Rationales as chat models of some billion parameters write them after a reference; written by hand for these tests."""
+"""Rationales as chat models of some billion parameters write them after a reference; written by hand."""
 
 from typing import NamedTuple
 
@@ -82,8 +82,8 @@ GOOD: dict[str, Fake] = {
     "arithmetic in steps": Fake(
         "Was ist 12 mal 12?",
         "144",
-        "Step 1: 12 × 10 = 120\nStep 2: 12 × 2 = 24\nStep 3: 120 + 24 = 144\n\nSo 12 × 12 = 144. Here is the row: 12, 24, "
-        "36, 48, 60, 72, 84, 96, 108, 120, 132, 144.",
+        "Step 1: 12 × 10 = 120\nStep 2: 12 × 2 = 24\nStep 3: 120 + 24 = 144\n\nSo 12 × 12 = 144. Here is the row: "
+        "12, 24, 36, 48, 60, 72, 84, 96, 108, 120, 132, 144.",
     ),
 }
 """Fit to train on; all of them ended by themselves."""

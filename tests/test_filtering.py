@@ -1,120 +1,48 @@
 """Filters applied to a run: whose rationale is taken away, what stands in its place, and what is counted."""
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from radistill import data, pipeline
-from radistill.backends.echo import EchoGenerator
+from fakes_filtering import (
+    BROKEN,
+    LONG,
+    LOOP,
+    LOOPS,
+    OFF,
+    ROWS,
+    WRITTEN,
+    Assembly,
+    bare,
+    counts,
+    number_in,
+    only,
+    prepared,
+    without,
+)
+from radistill import pipeline
 from radistill.config import config_from
 from radistill.errors import ConfigError, RunFolderError
-from radistill.records import FinishReason, Generation, Request, TrainingRecord
+from radistill.records import TrainingRecord
 from radistill.runs import RunFolder
 from radistill.tables import read_jsonl, read_records
 from radistill.terminal import outcome_line
 
-FINE = 'Note: "sees" is in the present, and there are {n} dogs; that is all that is to say.'
-LOOP = "The old man. " * 12
-WRITTEN: dict[int, tuple[str, FinishReason]] = {
-    1: ("", "stop"),
-    2: ("The old man sees the", "length"),
-    3: ("The old man sees the dogs.", "length"),
-    4: (LOOP, "stop"),
-    5: (LOOP, "length"),
-    6: ("Der alte Mann sieht sechs Hunde und sagt nichts dazu, denn er ist sehr alt.", "stop"),
-    7: ("I cannot help with that.", "stop"),
-    8: ("That is all.\nUser: What else?", "stop"),
-    9: ("Good. [INST] Go on. [/INST]", "stop"),
-    10: ("Der alte Mann sieht 10 Hunde.", "stop"),
-    11: (FINE.format(n=0), "stop"),
-}
-"""Number in the sentence → what is written after its reference; after all others it is `FINE`."""
-BROKEN, LOOPS = {1, 2}, {4, 5}
-ROWS = 14
-LONG = 59
-"""Tokens that only the loops have more of."""
-
-
-def number_in(text: str) -> int:
-    return int(re.findall(r"\d+", text)[-1])
-
-
-def as_told(self: EchoGenerator, request: Request, index: int) -> Generation:
-    if request.purpose != "rationale":
-        return usual(self, request, index)
-    n = number_in(self.chat.spell((), request.prompt_ids))
-    text, reason = WRITTEN.get(n, (FINE.format(n=n), "stop"))
-    ids = self.chat.ids_of(text)
-    return Generation(key=request.key, index=index, token_ids=ids, text=text, finish_reason=reason)
-
-
-usual = EchoGenerator._one
-
 
 @pytest.fixture
 def raw(raw_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A run of one direction whose rationales are those above, with the filters of a new run file."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    rows = [{"translation": {"en": f"The man sees {n} dogs.", "de": f"Der Mann sieht {n} Hunde."}} for n in range(ROWS)]
-    (folder / "train.en-de.json").write_text(json.dumps(rows), encoding="utf-8")
-    raw_config["data"] = {"train": {"path": str(folder), "pairs": ["en-de"]}, "template": "{source}"}
-    raw_config["generate"]["backend"] = {"name": "echo", "empty_share": 0.0}
-    del raw_config["generate"]["filters"]
-    monkeypatch.setattr(EchoGenerator, "_one", as_told)
-    return raw_config
-
-
-Assembled = Callable[..., tuple[RunFolder, dict[int, TrainingRecord]]]
+    return prepared(raw_config, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def assembled(raw: dict[str, Any], tmp_path: Path) -> Assembled:
-    """Generate and assemble with these filters, into a folder of its own: the run, and number → record."""
-    count = 0
-
-    def make(filters: dict[str, Any] | None = None, **changed: Any) -> tuple[RunFolder, dict[int, TrainingRecord]]:
-        nonlocal count
-        count += 1
-        more = {"filters": filters} if filters is not None else {}
-        generate = {**raw["generate"], **more, **changed.pop("generate", {})}
-        config = config_from({**raw, "output_dir": str(tmp_path / f"run{count}"), "generate": generate, **changed})
-        pipeline.run(config, stages=("generate", "assemble"))
-        run = RunFolder(Path(config.output_dir))
-        of = {e.id: number_in(e.reference) for e in data.load(config.data, "train", seed=config.seed).examples}
-        return run, {of[str(r.example_id)]: r for r in read_records(run.records) if r.example_id is not None}
-
-    return make
+def assembled(raw: dict[str, Any], tmp_path: Path) -> Assembly:
+    return Assembly(raw, tmp_path)
 
 
-OFF = {"broken": False, "degenerate": False}
-
-
-def only(**filters: Any) -> dict[str, Any]:
-    return {**OFF, **filters}
-
-
-def counts(run: RunFolder) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))["filters"]
-    return found
-
-
-def without(run: RunFolder) -> set[int]:
-    """Numbers of the examples whose rationale was taken away."""
-    return {number_in(row["reference"]) for row in read_jsonl(run.filtered)}
-
-
-def bare(records: dict[int, TrainingRecord]) -> set[int]:
-    """Numbers of the examples that are trained on without a rationale."""
-    return {n for n, r in records.items() if not any(s.origin == "rationale" for s in r.segments)}
-
-
-def test_a_new_run_filters_what_is_broken_or_degenerate_and_no_example_is_lost(assembled: Assembled) -> None:
+def test_a_new_run_filters_what_is_broken_or_degenerate_and_no_example_is_lost(assembled: Assembly) -> None:
     run, records = assembled()
     _, all_of_them = assembled(OFF)
     _, plain = assembled(method={"name": "vanilla"})
@@ -127,7 +55,7 @@ def test_a_new_run_filters_what_is_broken_or_degenerate_and_no_example_is_lost(a
 
 
 def test_what_each_filter_takes_away_is_counted_and_a_rationale_that_fails_two_is_counted_once_in_all(
-    assembled: Assembled,
+    assembled: Assembly,
 ) -> None:
     run, records = assembled({"max_tokens": LONG, "refusal": True})
     found = counts(run)
@@ -148,14 +76,14 @@ def test_what_each_filter_takes_away_is_counted_and_a_rationale_that_fails_two_i
     assert rows[2].keys() == {"example_id", "key", "index", "filters", "tokens", "reference", "text"}
 
 
-def test_without_filters_nothing_is_counted_and_no_file_is_written(assembled: Assembled) -> None:
+def test_without_filters_nothing_is_counted_and_no_file_is_written(assembled: Assembly) -> None:
     run, _ = assembled(OFF)
     assert counts(run) == {}
     assert not run.filtered.exists()
     assert "filtered_share" not in run.stages()["assemble"].facts
 
 
-def test_filters_that_find_nothing_leave_every_byte_as_it_was(assembled: Assembled) -> None:
+def test_filters_that_find_nothing_leave_every_byte_as_it_was(assembled: Assembly) -> None:
     off, _ = assembled(OFF)
     on, _ = assembled(only(max_tokens=500, new_turn=False, near_duplicates=None, retranslation=100, min_tokens=None))
     assert off.records.read_bytes() == on.records.read_bytes()
@@ -180,7 +108,7 @@ def test_filters_that_find_nothing_leave_every_byte_as_it_was(assembled: Assembl
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_each_filter_takes_away_what_is_its_own(
-    assembled: Assembled, filters: dict[str, Any], expected: set[int]
+    assembled: Assembly, filters: dict[str, Any], expected: set[int]
 ) -> None:
     run, records = assembled(only(**filters))
     assert without(run) == expected
@@ -188,7 +116,7 @@ def test_each_filter_takes_away_what_is_its_own(
     assert counts(run)[next(iter(filters))]["filtered"] == len(expected)
 
 
-def test_what_the_user_had_cut_is_not_broken_but_what_the_model_was_cut_in_is(assembled: Assembled) -> None:
+def test_what_the_user_had_cut_is_not_broken_but_what_the_model_was_cut_in_is(assembled: Assembly) -> None:
     run, records = assembled(only(broken=True), generate={"keep_tokens": 3})
     assert without(run) == BROKEN
     kept = [s for r in records.values() for s in r.segments if s.origin == "rationale"]
@@ -197,7 +125,7 @@ def test_what_the_user_had_cut_is_not_broken_but_what_the_model_was_cut_in_is(as
     assert without(run) == set(), "what is trained on is not too long"
 
 
-def test_of_near_duplicates_the_first_in_the_order_of_the_examples_stays(assembled: Assembled) -> None:
+def test_of_near_duplicates_the_first_in_the_order_of_the_examples_stays(assembled: Assembly) -> None:
     pytest.importorskip("datasketch", reason="near-duplicates need datasketch (the extra `filters`)")
     filters = {"near_duplicates": 0.9, "refusal": True}
     run, records = assembled(filters)
@@ -208,7 +136,7 @@ def test_of_near_duplicates_the_first_in_the_order_of_the_examples_stays(assembl
 
 
 def test_a_broken_copy_does_not_take_the_place_of_the_whole_one(
-    assembled: Assembled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    assembled: Assembly, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("datasketch", reason="near-duplicates need datasketch (the extra `filters`)")
     _, records = assembled(OFF)
@@ -221,7 +149,7 @@ def test_a_broken_copy_does_not_take_the_place_of_the_whole_one(
 
 
 @pytest.mark.parametrize("by", ["coverage", "random"])
-def test_a_budget_selects_and_what_is_not_selected_is_counted_but_not_listed(assembled: Assembled, by: str) -> None:
+def test_a_budget_selects_and_what_is_not_selected_is_counted_but_not_listed(assembled: Assembly, by: str) -> None:
     run, records = assembled({"select": {"tokens": 160, "by": by}})
     found = counts(run)
     assert 100 < found["total"]["kept_tokens"] <= 160
@@ -231,7 +159,7 @@ def test_a_budget_selects_and_what_is_not_selected_is_counted_but_not_listed(ass
     assert assembled({"select": {"tokens": 160, "by": by}})[1] == records
 
 
-def test_records_do_not_hang_on_the_order_of_the_ledger(assembled: Assembled, tmp_path: Path) -> None:
+def test_records_do_not_hang_on_the_order_of_the_ledger(assembled: Assembly, tmp_path: Path) -> None:
     filters = {"select": {"tokens": 150, "by": "coverage"}, "refusal": True}
     first, _ = assembled(filters)
     small = {"ledger": str(tmp_path / "other"), "backend": {"name": "echo", "empty_share": 0.0, "batch_size": 1}}
@@ -245,7 +173,7 @@ def test_records_do_not_hang_on_the_order_of_the_ledger(assembled: Assembled, tm
     assert first.filtered.read_bytes() == second.filtered.read_bytes()
 
 
-def test_shuffled_rows_are_made_of_the_same_rationales(assembled: Assembled) -> None:
+def test_shuffled_rows_are_made_of_the_same_rationales(assembled: Assembly) -> None:
     filters = {"retranslation": 70, "select": {"tokens": 150, "by": "coverage"}}
     own_run, own = assembled(filters)
     run, records = assembled(filters, method={"name": "radis", "pairing": "shuffled"})
@@ -269,7 +197,7 @@ def test_shuffled_rows_are_made_of_the_same_rationales(assembled: Assembled) -> 
     ],
     ids=["composed", "self_rehearsal"],
 )
-def test_it_is_the_rationales_alone_that_are_filtered(assembled: Assembled, method: Any) -> None:
+def test_it_is_the_rationales_alone_that_are_filtered(assembled: Assembly, method: Any) -> None:
     run, records = assembled({"max_tokens": LONG}, method=method, train={"bf16": False, "weighting": "segments"})
     other, _ = assembled(OFF, method=method, train={"bf16": False, "weighting": "segments"})
     assert bare(records) == without(run) == BROKEN | LOOPS
@@ -278,7 +206,7 @@ def test_it_is_the_rationales_alone_that_are_filtered(assembled: Assembled, meth
 
 
 @pytest.mark.parametrize("method", ["vanilla", "seqkd", "sdft", "kl"])
-def test_methods_without_rationales_are_left_alone(assembled: Assembled, method: str) -> None:
+def test_methods_without_rationales_are_left_alone(assembled: Assembly, method: str) -> None:
     on, _ = assembled({"min_tokens": 400, "refusal": True}, method={"name": method})
     off, _ = assembled(OFF, method={"name": method})
     assert on.records.read_bytes() == off.records.read_bytes()

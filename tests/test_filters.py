@@ -44,14 +44,15 @@ def test_no_filter_takes_a_good_rationale(name: str, what: str) -> None:
 
 
 ENDED = [
-    "It is a noun.", "Really?", "So!", "And so on…", '"It is done."', "(It is done.)", "**It is done.**", "„So ist es.“",
-    "«C'est ça.»", "「そうです。」", "这是一个名词。", "真的吗？", "हाँ।", "نعم؟", "እሺ።", "យល់ព្រម។", "Այո։", "It was in 1999.",
-    "`x = 1.`", "| a | b |", "```python\nx = 1\n```", "- ferry: Fähre\n- guest: Gast\n", "done.  \n", "# Title\n\n- word\n",
+    "It is a noun.", "Really?", "So!", "And so on…", '"It is done."', "(It is done.)", "**It is done.**",
+    "„So ist es.“", "«C'est ça.»", "「そうです。」", "这是一个名词。", "真的吗？", "हाँ।", "نعم؟", "እሺ።", "យល់ព្រម។",
+    "Այո։", "It was in 1999.", "`x = 1.`", "| a | b |", "```python\nx = 1\n```", "- ferry: Fähre\n- guest: Gast\n",
+    "done.  \n", "# Title\n\n- word\n",
 ]  # fmt: skip
 UNENDED = [
     "It is a", "It is a noun,", "这是一个名词，因为", "- ferry: Fähre\n- gue", "- ferry: Fähre\n-", "1. ferry.\n2.",
-    "```python\nx = 1.", "```\nThat is all.\n", "The following:\n", "such as e.g.", "translated by Dr.", "z. B.", "| a | b",
-    "The word “ferry", "", "  \n", "हाँ यह", "a\ufffd",
+    "```python\nx = 1.", "```\nThat is all.\n", "The following:\n", "such as e.g.", "translated by Dr.", "z. B.",
+    "| a | b", "The word “ferry", "", "  \n", "हाँ यह", "a\ufffd",
 ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
             "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one "
             "by one (radistill generate, assemble, train)."
         )
-    if "assemble" in stages and "assemble" not in folder.stages():
+    if {"generate", "assemble"} & set(stages) and "assemble" not in folder.stages():
         refuse_unusable(filters_of(config))
     if stages != ("report",) and "evaluate" not in folder.stages():
         refuse_other_world(config)
