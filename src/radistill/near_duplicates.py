@@ -2,15 +2,15 @@
 
 Two texts are near-duplicates if the Jaccard similarity of their sets of word triples (of characters, where a script
 sets no words apart) is estimated to be the threshold or more: the share of 128 min-hashes that agree, whose standard
-error is at most 4.4 points. Which texts are compared at all is told by bands of those hashes, wide enough that a pair
-at the threshold is missed in less than 1 % of cases. A text is compared with what was kept before it, so that a chain
-of texts, each near to the next, is not swallowed whole.
+error is at most 4.4 points. Which texts are compared at all is told by bands of those hashes: at the threshold one pair
+in ten may be missed, and above it soon none. A text is compared with what was kept before it, so that a chain of texts,
+each near to the next, is not swallowed whole.
 
 Source: Broder: "On the resemblance and containment of documents", SEQUENCES 1997; the bands: Leskovec, Rajaraman,
 Ullman: "Mining of Massive Datasets", chapter 3.4. The min-hashes are those of the package datasketch.
 
-Memory: 8 bytes a band and text (14 bands at a threshold of 0.7), 25 bytes a text while bands are sorted, and about 2 kB
-for each text that shares a band with another; the hashes (512 bytes a text) lie in a temporary file (`TMPDIR`).
+Memory: 8 bytes a band and text, and 25 bytes a text while bands are sorted: 200 bytes a text at a threshold of 0.7,
+which has 21 bands. The hashes (512 bytes a text) lie in a temporary file (`TMPDIR`).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PERMUTATIONS = 128
 SHINGLE = 3
 """Words."""
-MISSED = 0.01
+MISSED = 0.1
 """At most so many pairs at the threshold share no band."""
 SEED = 1
 """Of the permutations: not the run's, so that what is a near-duplicate does not change with the seed."""
@@ -87,30 +87,35 @@ class NearDuplicates:
             band.append(int.from_bytes(hashlib.blake2b(part, digest_size=8).digest(), "little"))
 
     def found(self) -> Iterator[int]:
-        """Places of the near-duplicates, counted from 0, in order."""
-        kept: dict[tuple[int, int], list[int]] = {}
-        for place in np.flatnonzero(self._shares_a_band()).tolist():
-            keys = [(at, band[place]) for at, band in enumerate(self._bands)]
-            rivals = dict.fromkeys(rival for key in keys for rival in kept.get(key, ()))
-            if any(self._agree(place, rival) for rival in rivals):
-                yield place
-                continue
-            for key in keys:
-                kept.setdefault(key, []).append(place)
-
-    def _shares_a_band(self) -> "NDArray[np.bool_]":
-        """For each text whether any other has one of its bands: most have none, and need not be remembered."""
+        """Places of the near-duplicates, counted from 0, in order. Nothing can be added afterwards."""
+        earlier_BN = [self._earlier(self._bands.pop()) for _ in range(self._number)]
+        is_kept_N = np.ones(len(self._hashes), dtype=bool)
         shares_N = np.zeros(len(self._hashes), dtype=bool)
-        for band in self._bands:
-            values_N = np.frombuffer(band, dtype=np.uint64)
-            order_N = np.argsort(values_N, kind="stable")
-            same = np.flatnonzero(values_N[order_N[1:]] == values_N[order_N[:-1]])
-            shares_N[order_N[same]] = shares_N[order_N[same + 1]] = True
-        return shares_N
+        for earlier_N in earlier_BN:
+            shares_N |= earlier_N >= 0
+        for place in np.flatnonzero(shares_N).tolist():
+            rivals = {rival for earlier_N in earlier_BN for rival in _chain(earlier_N, place) if is_kept_N[rival]}
+            if any(self._agree(place, rival) for rival in sorted(rivals)):
+                is_kept_N[place] = False
+                yield place
+
+    def _earlier(self, band: "array[int]") -> "NDArray[np.int64]":
+        """For each text the last one before it with the same band; -1 = there is none."""
+        values_N = np.frombuffer(band, dtype=np.uint64)
+        order_N = np.argsort(values_N, kind="stable")
+        same = np.flatnonzero(values_N[order_N[1:]] == values_N[order_N[:-1]])
+        earlier_N = np.full(len(values_N), -1, dtype=np.int64)
+        earlier_N[order_N[same + 1]] = order_N[same]
+        return earlier_N
 
     def _agree(self, place: int, rival: int) -> bool:
         equal = int((self._hashes[place] == self._hashes[rival]).sum())
         return equal >= self.threshold * PERMUTATIONS
+
+
+def _chain(earlier_N: "NDArray[np.int64]", place: int) -> Iterator[int]:
+    while (place := int(earlier_N[place])) >= 0:
+        yield place
 
 
 def _min_hash() -> Any:
