@@ -121,3 +121,9 @@ def test_without_the_package_it_is_one_message(monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_put_in_is_nothing_found() -> None:
     assert found([]) == []
+
+
+def test_thousands_of_copies_are_no_more_work_than_thousands_of_others() -> None:
+    # Gone through one by one, all the copies before each would take a minute.
+    texts = [" ".join(drawn(n % 2)) for n in range(3000)]
+    assert found(texts) == list(range(2, 3000))

@@ -94,7 +94,7 @@ class NearDuplicates:
         for earlier_N in earlier_BN:
             shares_N |= earlier_N >= 0
         for place in np.flatnonzero(shares_N).tolist():
-            rivals = {rival for earlier_N in earlier_BN for rival in _chain(earlier_N, place) if is_kept_N[rival]}
+            rivals = {rival for earlier_N in earlier_BN for rival in _kept_before(place, earlier_N, is_kept_N)}
             if any(self._agree(place, rival) for rival in sorted(rivals)):
                 is_kept_N[place] = False
                 yield place
@@ -113,9 +113,15 @@ class NearDuplicates:
         return equal >= self.threshold * PERMUTATIONS
 
 
-def _chain(earlier_N: "NDArray[np.int64]", place: int) -> Iterator[int]:
-    while (place := int(earlier_N[place])) >= 0:
-        yield place
+def _kept_before(place: int, earlier_N: "NDArray[np.int64]", is_kept_N: "NDArray[np.bool_]") -> Iterator[int]:
+    while place >= 0:
+        before = int(earlier_N[place])
+        while before >= 0 and not is_kept_N[before]:
+            before = int(earlier_N[before])
+        earlier_N[place] = before  # or a thousand copies would be gone through a thousand times
+        if before >= 0:
+            yield before
+        place = before
 
 
 def _min_hash() -> Any:
