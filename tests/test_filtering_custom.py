@@ -1,5 +1,6 @@
 """A filter of one's own, what is found before a run begins, and runs from before there were filters."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from fakes_filtering import BROKEN, LOOPS, OFF, Assembly, bare, counts, only, prepared, without
+from fakes_filtering import BROKEN, LOOPS, OFF, WRITTEN, Assembly, bare, counts, only, prepared, without
 from radistill import pipeline
 from radistill.check import check
 from radistill.compare import is_finished
 from radistill.compare_config import Cell
 from radistill.config import RunConfig, as_yaml, config_from, stored_config
 from radistill.errors import ConfigError, MissingPackageError, RunFolderError
+from radistill.filters import FilterSettings
 from radistill.records import StageRecord
 from radistill.runs import RunFolder
 
@@ -159,3 +161,27 @@ def test_both_defaults_are_on_in_a_new_run(assembled: Assembly) -> None:
     run, records = assembled()
     assert run.stages()["assemble"].settings["filters"] == {"broken": True, "degenerate": True}
     assert bare(records) == BROKEN | LOOPS
+
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "filter.md"
+
+
+def block(kind: str) -> str:
+    (found,) = re.findall(rf"^```{kind}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_page_shows_every_filter_and_its_settings_are_valid(raw: dict[str, Any]) -> None:
+    shown = yaml.safe_load(block("yaml"))["generate"]["filters"]
+    assert list(shown) == list(FilterSettings.model_fields)
+    raw["generate"]["filters"] = shown
+    assert config_from(raw).generate.filters.active == tuple(shown)
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in shown)
+
+
+def test_the_function_on_the_page_works(assembled: Assembly, rules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules.write_text(block("python"), encoding="utf-8")
+    monkeypatch.setitem(WRITTEN, 10, ("Der Mann sieht 10 Hunde.", "stop"))
+    run, _ = assembled(only(custom="my_rules:keeps"))
+    assert without(run) == {10}
