@@ -23,11 +23,12 @@ from fakes_filtering import (
     prepared,
     without,
 )
-from radistill import pipeline
+from radistill import pipeline, refresh
 from radistill.config import config_from
 from radistill.errors import ConfigError, RunFolderError
 from radistill.records import TrainingRecord
 from radistill.runs import RunFolder
+from radistill.speaker import untouched
 from radistill.tables import read_jsonl, read_records
 from radistill.terminal import outcome_line
 
@@ -212,6 +213,20 @@ def test_methods_without_rationales_are_left_alone(assembled: Assembly, method: 
     assert on.records.read_bytes() == off.records.read_bytes()
     assert counts(on) == {}
     assert on.stages()["assemble"].settings == off.stages()["assemble"].settings
+
+
+@pytest.mark.parametrize("filters", [{}, {"max_perplexity": 100, "select": {"tokens": 10_000}}], ids=["few", "many"])
+def test_what_another_model_wrote_is_filtered_too(assembled: Assembly, folder: Path, filters: dict[str, Any]) -> None:
+    run, records = assembled(filters, generate={"teacher": str(folder)})
+    assert without(run) == bare(records) == BROKEN | LOOPS
+
+
+def test_what_is_written_while_training_hangs_on_the_filters(raw: dict[str, Any]) -> None:
+    on = config_from(raw)
+    raw["generate"]["filters"] = OFF
+    off = config_from(raw)
+    speaker = untouched(on)
+    assert refresh.settings(on, speaker) == {"filters": on.generate.filters.plain(), **refresh.settings(off, speaker)}
 
 
 def test_a_changed_filter_is_named_and_needs_no_new_generation(raw: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import random
 import sys
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from radistill import near_duplicates, spool
@@ -121,6 +122,13 @@ def test_without_the_package_it_is_one_message(monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_put_in_is_nothing_found() -> None:
     assert found([]) == []
+
+
+def test_of_copies_only_the_one_that_is_kept_is_looked_at_again() -> None:
+    earlier_N = np.arange(-1, 99)
+    is_kept_N = np.arange(100) % 50 == 0
+    assert list(near_duplicates._kept_before(99, earlier_N, is_kept_N)) == [50, 0]
+    assert earlier_N[[99, 50]].tolist() == [50, 0]
 
 
 def test_thousands_of_copies_are_no_more_work_than_thousands_of_others() -> None:

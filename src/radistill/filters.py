@@ -189,9 +189,8 @@ def leaks_template(text: str, lines: Collection[str] = (), about: str = "") -> b
 
 def instruction_lines(messages: Sequence[str], source: str) -> frozenset[str]:
     """The long lines of messages that do not come from the source, as `leaks_template` looks for them."""
-    own = _squeezed(source)
     lines = (_squeezed(line) for message in messages for line in message.replace(source, "\n").splitlines())
-    return frozenset(line for line in lines if len(line) >= LINE and line not in own)
+    return frozenset(line for line in lines if len(line) >= LINE)
 
 
 def opens_turn(text: str, about: str = "") -> bool:

@@ -20,6 +20,7 @@ from radistill.filters import OFF, FilterSettings
 from radistill.ledger import Ledger
 from radistill.methods._composed import flag
 from radistill.methods.base import Whole, reference_alone
+from radistill.progress import progress
 from radistill.records import (
     SELF,
     Example,
@@ -158,9 +159,16 @@ class Making:
         if self._judging is None or self._judging[0] != identity:
             filtering = Filtering(self.filters, self.config.seed)
             if self.filters.is_corpus_wide:
-                filtering.judge_all(self._rationales(w, ledger, own) for w in self._written(ledger, identity, {}))
+                filtering.judge_all(self._all_rationales(ledger, identity, own))
             self._judging = identity, filtering
         return self._judging[1]
+
+    def _all_rationales(self, ledger: Ledger, identity: str, own: str) -> Iterator[list[Rationale]]:
+        """What was written about every example, in the order of the examples."""
+        with progress("filter", len(self.examples)) as shown:
+            for written in self._written(ledger, identity, {}):
+                yield self._rationales(written, ledger, own)
+                shown.advance(1)
 
     def _written(self, ledger: Ledger, identity: str, donors: Mapping[str, Example]) -> Iterator[_Written]:
         """What was written for every example, in the order of the examples."""
