@@ -1,6 +1,7 @@
 """Filters applied to a run: whose rationale is taken away, what stands in its place, and what is counted."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from fakes_filtering import (
     without,
 )
 from radistill import pipeline, refresh
+from radistill.chat import Chat
 from radistill.config import config_from
 from radistill.errors import ConfigError, RunFolderError
-from radistill.records import TrainingRecord
+from radistill.filtering import Filtering, Rationale
+from radistill.methods.radis import RaDis
+from radistill.records import Example, Generation, Request, Sampling, TrainingRecord
 from radistill.runs import RunFolder
 from radistill.speaker import untouched
 from radistill.tables import read_jsonl, read_records
@@ -82,6 +86,15 @@ def test_without_filters_nothing_is_counted_and_no_file_is_written(assembled: As
     assert counts(run) == {}
     assert not run.filtered.exists()
     assert "filtered_share" not in run.stages()["assemble"].facts
+
+
+def test_the_list_of_an_earlier_assembly_does_not_stay(raw: dict[str, Any]) -> None:
+    pipeline.run(config_from(raw), stages=("generate", "assemble"))
+    run = RunFolder(Path(raw["output_dir"]))
+    assert run.filtered.exists()
+    raw["generate"]["filters"] = OFF
+    pipeline.run(config_from(raw), stages=("assemble",), redo="assemble")
+    assert not run.filtered.exists()
 
 
 def test_filters_that_find_nothing_leave_every_byte_as_it_was(assembled: Assembly) -> None:
@@ -227,6 +240,45 @@ def test_what_is_written_while_training_hangs_on_the_filters(raw: dict[str, Any]
     off = config_from(raw)
     speaker = untouched(on)
     assert refresh.settings(on, speaker) == {"filters": on.generate.filters.plain(), **refresh.settings(off, speaker)}
+
+
+class Both(RaDis):
+    """Lets a rationale be written, and an answer that nobody trains on."""
+
+    def plan(self, example: Example, chat: Chat, sampling: Sampling) -> Sequence[Request]:
+        prompt = chat.prompt(example.messages)
+        other = Request(
+            purpose="response",
+            prompt_ids=prompt.ids,
+            messages=example.messages,
+            sampling=sampling,
+            example_id=example.id,
+        )
+        return [other, *super().plan(example, chat, sampling)]
+
+    def assemble(self, example: Example, chat: Chat, generations: Sequence[Generation]) -> Sequence[TrainingRecord]:
+        return super().assemble(example, chat, generations[1:])
+
+
+def test_of_what_a_method_plans_only_rationales_are_judged(assembled: Assembly) -> None:
+    _, alone = assembled({"select": {"tokens": 300}})
+    run, records = assembled({"select": {"tokens": 300}}, method=Both())
+    assert records == alone
+    total = counts(run)["total"]
+    assert total["kept"] + total["filtered"] == ROWS
+
+
+def test_all_rationales_are_gone_through_once_a_stage(assembled: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[int] = []
+    usual = Filtering.judge_all
+
+    def counted(self: Filtering, rows: Iterable[Sequence[Rationale]]) -> None:
+        times.append(1)
+        usual(self, rows)
+
+    monkeypatch.setattr(Filtering, "judge_all", counted)
+    assembled({"select": {"tokens": 300}}, method=[{"name": "radis"}, {"name": "flow"}])
+    assert len(times) == 2, "when records are scored, and when they are assembled"
 
 
 def test_a_changed_filter_is_named_and_needs_no_new_generation(raw: dict[str, Any]) -> None:
