@@ -11,10 +11,8 @@ from radistill.config import RunConfig, as_yaml
 from radistill.errors import ConfigError, RadistillError, did_you_mean, writing_into
 from radistill.evaluate import evaluate
 from radistill.files import write_text
-from radistill.filtering import refuse_unusable
 from radistill.generate import generate, generate_share_of
 from radistill.lab.home_world import refuse_other_world
-from radistill.making import filters_of
 from radistill.records import StageRecord
 from radistill.report import write_report
 from radistill.runs import STAGES, RunFolder, begin, require, working
@@ -62,8 +60,6 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
             "data.test is missing: name what to test on, for example {path: FOLDER, split: test}; or do the stages one "
             "by one (radistill generate, assemble, train)."
         )
-    if {"generate", "assemble"} & set(stages) and "assemble" not in folder.stages():
-        refuse_unusable(filters_of(config))
     if stages != ("report",) and "evaluate" not in folder.stages():
         refuse_other_world(config)
     if "evaluate" in stages and len(stages) > 1 and "evaluate" not in folder.stages():
