@@ -73,6 +73,8 @@ def raw_config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> dict[str, A
             "backend": {"name": "transformers", "dtype": "float32", "batch_size": 8},
             "sampling": {"max_new_tokens": 8},
             "ledger": str(tmp_path / "ledger"),
+            # What a random model writes is cut and says nothing: with filters hardly a rationale would be left.
+            "filters": {"broken": False, "degenerate": False},
         },
         "train": {
             "learning_rate": 1e-3,
@@ -110,8 +112,8 @@ def adapter(folder: Path, tmp_path: Path) -> Path:
     """An adapter of it whose weights are not zero."""
     import torch
 
-    from radistill.config import LoraSettings
     from radistill.models import adapt, load, resolve
+    from radistill.stage_settings import LoraSettings
 
     base = resolve(str(folder))
     adapted = adapt(load(base), LoraSettings(r=2, target_modules=("q_proj", "v_proj")), base_name=str(folder), seed=0)

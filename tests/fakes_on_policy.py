@@ -11,11 +11,11 @@ from transformers import TrainingArguments
 from fixtures_chat import example
 from radistill import models
 from radistill.chat import Chat, ChatSettings, load_chat
-from radistill.config import LoraSettings
 from radistill.methods.sdft_onpolicy import OnPolicySDFT
 from radistill.packing import Collator, Row
 from radistill.records import Example
 from radistill.rollouts import OnPolicy
+from radistill.stage_settings import LoraSettings
 from radistill.trainer import Extras, Rows, SegmentTrainer
 from radistill.training_parts import Reference, Start
 

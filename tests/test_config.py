@@ -11,12 +11,13 @@ import yaml
 from fakes_config import random_config
 from radistill import plugins, seeds
 from radistill.backends.echo import Echo
-from radistill.config import LoraSettings, RunConfig, as_dict, as_yaml, config_from, load_config
+from radistill.config import RunConfig, as_dict, as_yaml, config_from, load_config
 from radistill.errors import ConfigError
 from radistill.methods.radis import RaDis
 from radistill.methods.vanilla import Vanilla
 from radistill.metrics.chrf import ChrF
 from radistill.schema import schema_of
+from radistill.stage_settings import LoraSettings
 from radistill.tasks.translation import Translation
 
 SMALL = "model: m\ndata: {train: {path: d}}\n"

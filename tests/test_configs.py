@@ -9,6 +9,7 @@ import yaml
 from radistill import data
 from radistill.compare_config import cells_of, load_compare_config
 from radistill.config import RunConfig, as_yaml, load_config
+from radistill.filters import OFF
 from radistill.methods._composed import title_of
 from radistill.metrics.bleu import BLEU
 from radistill.metrics.chrf import ChrF
@@ -41,6 +42,7 @@ def test_no_run_file_is_forgotten_or_called_otherwise() -> None:
 def test_the_comparison_of_the_lab_has_every_method_and_a_quick_form() -> None:
     loaded = load_compare_config(REPOSITORY / "configs" / "compare-lab.yaml")
     cells = cells_of(loaded)
+    assert all(cell.config.generate.filters == OFF for cell in cells), "the finished cells were run without"
     assert {name for cell in cells for name in title_of(cell.config.method).split("+")} == set(available("methods"))
     assert loaded.seeds == [0, 1, 2, 3, 4]
     assert len(cells_of(loaded.quickly())) == 5
@@ -82,6 +84,7 @@ def test_the_papers_setting_is_the_one_described(name: str) -> None:
     assert loaded.data.test is not None
     assert loaded.data.train.pairs == loaded.data.test.pairs == tuple(ALMA[name])
     assert not loaded.data.allow_contamination
+    assert loaded.generate.filters == OFF
 
 
 @pytest.mark.parametrize("name", ALMA)

@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from radistill import models, pipeline, seeds
-from radistill.config import LoraSettings, config_from
+from radistill.config import config_from
 from radistill.errors import ConfigError
 from radistill.methods.interpolate import Interpolate
 from radistill.methods.layers import Layers, layer_of
 from radistill.runs import RunFolder
+from radistill.stage_settings import LoraSettings
 from radistill.tables import read_records
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from radistill import models
-from radistill.config import LoraSettings
 from radistill.errors import ModelError
 from radistill.files import sha256
 from radistill.models import adapt, context_length, fingerprint, load, refuse_adapter, resolve, save
+from radistill.stage_settings import LoraSettings
 
 
 def edit(file: Path, **values: Any) -> None:

@@ -12,7 +12,6 @@ from torch.func import functional_call, grad, vmap
 
 from fixtures_chat import chat_like
 from radistill import losses, models, penalties, seeds
-from radistill.config import LoraSettings
 from radistill.errors import ModelError
 from radistill.methods.ewc import EWC, empty_context
 from radistill.methods.kl import KL
@@ -20,6 +19,7 @@ from radistill.methods.l2sp import L2SP
 from radistill.packing import Collator
 from radistill.penalties import Adapted, Moved, Pull, Sample, changes_of
 from radistill.records import Origin
+from radistill.stage_settings import LoraSettings
 from radistill.training_parts import Reference, Start, Step
 
 

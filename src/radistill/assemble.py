@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,16 +11,17 @@ from radistill import data, held_out, models
 from radistill.ask import answers_to
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ChatTemplateError, DataError
-from radistill.files import sha256, write_json
+from radistill.files import atomic, sha256, write_json
+from radistill.filtering import Judged, files_of, refuse_unusable
 from radistill.held_out import HeldOut, Leak
 from radistill.ledger import Ledger, open_ledger
-from radistill.making import Made, Making
+from radistill.making import Made, Making, filters_of
 from radistill.methods._composed import flag
 from radistill.methods._weighing import task_places
-from radistill.records import Example, StageRecord, TrainingRecord
+from radistill.records import Example, StageRecord, TrainingRecord, json_line
 from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import teacher, untouched
-from radistill.summary import Summary
+from radistill.summary import FilterCounts, Summary
 from radistill.tables import put_rejects, read_jsonl, read_records, write_records
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     train = data.load(config.data, "train", seed=config.seed)
     max_length = models.length_limit(speaker.weights.folder, config.train.max_length)
     tests = held_out.of_run(config)
+    filters = filters_of(config)
+    refuse_unusable(filters)
     settings = {
         "generated": generated.settings,
         "identity": [generated.facts["identity"], generated.facts["own"]],
@@ -50,10 +53,11 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         "labels": config.train.labels,
         "max_length": max_length,
         "held_out": tests.digest,
+        **({"filters": filters.plain()} if filters.active else {}),
     }
     if not redo:
         _keep_if_the_same(run, tests)
-    stage = begin(run, "assemble", settings, [*train.files, *config.method.files()], redo=redo)
+    stage = begin(run, "assemble", settings, [*train.files, *config.method.files(), *files_of(filters)], redo=redo)
     if stage is None:
         return None
     with working(stage), open_ledger(Path(config.generate.ledger)) as ledger:
@@ -61,8 +65,14 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         making = Making(config, speaker.chat, train.examples, writer.chat if writer else None)
         facts = generated.facts
         work = _Assembly(config, making, ledger, str(facts["identity"]), str(facts["own"]), max_length, tests)
+        work.summary.filters = FilterCounts(filters.active) if filters.active else None
         with before_work(stage):  # it is written again from the start, whatever an earlier process did
-            write_records(run.records, work.records())
+            if filters.active:
+                with atomic(run.filtered) as work.filtered:
+                    write_records(run.records, work.records())
+            else:
+                run.filtered.unlink(missing_ok=True)
+                write_records(run.records, work.records())
             put_rejects(run.rejects, "assemble", work.refused)
             if not work.summary.records:
                 raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
@@ -70,6 +80,8 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         stage.facts |= {"records": work.summary.records, "dropped": dict(work.summary.dropped)}
         stage.facts["asked"] = dict(work.summary.asked)
         stage.facts["held_out_texts"] = len(tests)
+        if work.summary.filters is not None:
+            stage.facts["filtered_share"] = work.summary.filters.share
         return stage.finish([run.records, run.summary])
 
 
@@ -99,6 +111,8 @@ class _Assembly:
     tests: HeldOut
     summary: Summary = field(default_factory=Summary)
     refused: list[dict[str, Any]] = field(default_factory=list)
+    filtered: IO[bytes] | None = None
+    """Where filtered rationales are written, for people."""
 
     def records(self) -> Iterator[TrainingRecord]:
         """All records, in the order of the examples; what is dropped is counted and kept in `refused`."""
@@ -106,8 +120,8 @@ class _Assembly:
         for made in self._made():
             planned = self.making.planned_tokens
             prompts = sum(planned.pop(key, 0) for key in {g.key for g in made.generations})
-            scored = sum(len(request.prompt_ids) for request in self.making.scores(made).values())
-            self.summary.count_asked(prompts, made.generations, scored)
+            scored = {r.key: len(r.prompt_ids) for r in (*self.making.scores(made).values(), *made.probes)}
+            self.summary.count_asked(prompts, made.generations, sum(scored.values()))
             if made.problem is not None:
                 kind, reason = made.problem
                 self._drop(made.example, reason, kind=kind)
@@ -115,7 +129,7 @@ class _Assembly:
                 yield from self._kept(made, self._scores(made), typical)
 
     def _made(self) -> Iterator[Made]:
-        yield from self.making.of_examples(self.ledger, self.identity)
+        yield from self.making.of_examples(self.ledger, self.identity, self.own)
         yield self.making.beside(self.ledger, self.own)
 
     def _kept(self, made: Made, scores: "Mapping[str, LogProbs]", typical: float) -> Iterator[TrainingRecord]:
@@ -144,6 +158,15 @@ class _Assembly:
                 self.summary.count_rationale(generation)
                 reason = self.config.method.reason(made.example, generation.text)
                 self.summary.unused[reason] += reason is not None
+            for judged in made.judged:
+                self._count(judged)
+
+    def _count(self, judged: Judged) -> None:
+        assert self.summary.filters is not None
+        self.summary.filters.count(judged.failed, judged.rationale.taken.n_tokens)
+        # What was merely not selected is no worse than the others, and may be nearly all there is.
+        if self.filtered is not None and judged.failed and judged.failed != ("select",):
+            self.filtered.write(json_line(judged.as_row()))
 
     def _finished(
         self, record: TrainingRecord, scores: "LogProbs | None", made: Made, typical: float
@@ -173,7 +196,7 @@ class _Assembly:
     def _typical(self) -> float:
         """The median over the examples' records of the mean loss of the tokens that teach the task."""
         means = []
-        for made in self.making.of_examples(self.ledger, self.identity):
+        for made in self.making.of_examples(self.ledger, self.identity, self.own):
             scores = self._scores(made)
             for record in made.records:
                 at = task_places(record)

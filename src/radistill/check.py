@@ -15,9 +15,11 @@ from radistill.chat import RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
+from radistill.filtering import refuse_unusable
+from radistill.filters import OFF, FilterSettings
 from radistill.generate import plan, rehearse
 from radistill.lab.home_world import refuse_other_world
-from radistill.making import Making
+from radistill.making import Making, filters_of
 from radistill.records import Example, Request
 from radistill.runs import RunFolder
 from radistill.speaker import Speaker, untouched
@@ -77,6 +79,10 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         refuse_unusable_settings(config)
     if missing := config.generate.backend.missing():
         found.problems.append(missing)
+    with found.looking():
+        refuse_unusable(filters_of(config))
+    if config.generate.filters != FilterSettings() and filters_of(config) is OFF:
+        found.notes.append("generate.filters: the method lets no rationales be written, so there is nothing to filter")
     if speaker:
         with found.looking():
             refuse_other_world(config, speaker.weights)

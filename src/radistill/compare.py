@@ -18,7 +18,7 @@ import yaml
 
 from radistill import pipeline
 from radistill.compare_config import Cell, CompareConfig, cells_of
-from radistill.config import as_dict, config_from
+from radistill.config import as_dict, stored_config
 from radistill.errors import RadistillError, RunFolderError
 from radistill.runs import RunFolder
 
@@ -119,10 +119,10 @@ def is_finished(cell: Cell) -> bool:
 
 def _stored(path: Path) -> dict[str, Any]:
     """The settings of a run, with those that came into being after it."""
-    written: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return as_dict(config_from(written))
+        return as_dict(stored_config(path))
     except RadistillError:
+        written: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         return written
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
@@ -18,122 +18,17 @@ from radistill.backends.base import Backend
 from radistill.chat import ChatSettings
 from radistill.data import DataSettings
 from radistill.errors import ConfigError
+from radistill.filters import OFF
 from radistill.methods._composed import Composed
 from radistill.methods.base import Method
-from radistill.records import Labels, Sampling
 from radistill.run_file import Key, Problem, RunFile
 from radistill.settings import Settings
+from radistill.stage_settings import BACKEND, GenerateSettings, ReportSettings, TrainSettings
 from radistill.tasks.base import Task
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-METHOD, BACKEND, TASKS = "radis", "transformers", ("translation",)
+METHOD, TASKS = "radis", ("translation",)
 """What is used where the run file names none."""
-
-
-class GenerateSettings(Settings):
-    """Stage 1."""
-
-    backend: Backend = Field(default_factory=lambda: _plugin("backends", BACKEND))
-    """What writes text: `transformers`, `vllm`, `openai`, `ray`, `echo`; also used to predict."""
-    sampling: Sampling = Sampling()
-    """How rationales are drawn. Its seed is the run's."""
-    ledger: str = Field("runs/ledger", min_length=1)
-    """Folder of all generations; may be shared by any number of runs."""
-    max_attempts: int = Field(3, ge=1)
-    """A request that has failed so often is not asked again: it is counted, and its example is rejected."""
-    teacher: str | None = None
-    """Hub id or folder of another model that writes about the examples; null = the untouched model itself."""
-    keep_tokens: int | None = Field(None, ge=1)
-    """Only the first so many tokens of what was written about an example are trained on, without an end-of-turn."""
-    refresh_every: int | None = Field(None, ge=1)
-    """After every so many optimizer steps the model in training writes anew about every example; null = never."""
-
-    @field_validator("ledger")
-    @classmethod
-    def _home(cls, value: str) -> str:
-        return str(Path(value).expanduser())
-
-    @field_validator("sampling")
-    @classmethod
-    def _the_seed_is_the_runs(cls, sampling: Sampling) -> Sampling:
-        if sampling.seed:
-            raise ValueError("takes its seed from the run: set `seed` at the top of the run file")
-        return sampling
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through PEFT."""
-
-    r: int = Field(16, ge=1)
-    """Rank."""
-    alpha: int = Field(32, ge=1)
-    """The update is scaled by alpha / r."""
-    dropout: float = Field(0.05, ge=0, lt=1)
-    """Dropout on the adapter's input."""
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """`all-linear` (all but the output head) or names of modules."""
-
-
-class TrainSettings(Settings):
-    """Stage 3. Names are those of transformers' TrainingArguments where one exists."""
-
-    weighting: Literal["tokens", "segments"] = "tokens"
-    """`tokens`: the weighted mean over all trained tokens (the paper); `segments`: each origin averaged by itself."""
-    labels: Labels = "hard"
-    """What a token that the untouched model wrote is compared with. `hard`: the token itself; `stored`: what that model
-    expected there, from the `label_top_k` most probable tokens and the rest as one; `live`: all it expects, asked again
-    in every step. Soft labels are compared by KL(untouched || model) in nats."""
-    label_top_k: int = Field(64, ge=1)
-    """So many tokens are stored for each soft label."""
-    learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate."""
-    num_train_epochs: float = Field(1.0, gt=0)
-    """Passes over the records."""
-    max_steps: int = Field(-1, ge=-1)
-    """Stop after so many optimizer steps; -1 = after the epochs."""
-    per_device_train_batch_size: int = Field(8, ge=1)
-    """Records per device and forward pass."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes per optimizer step; means are over all of them."""
-    lr_scheduler_type: str = "cosine"
-    """transformers' name of a schedule."""
-    warmup_steps: float = Field(0.03, ge=0)
-    """Steps of warm-up; below 1 a share of all steps."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW's."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this norm."""
-    optim: str = "adamw_torch"
-    """transformers' name of an optimizer."""
-    bf16: bool = True
-    """bfloat16 arithmetic; trained weights stay in float32."""
-    gradient_checkpointing: bool = False
-    """Less memory for about a third more time."""
-    packing: bool = True
-    """Put several short records into one row, with attention kept apart; changes speed, not the loss."""
-    attn_implementation: Literal["sdpa", "eager"] | None = None
-    """Attention kernel; packing is proven for these two. null = sdpa."""
-    max_length: int | None = Field(None, ge=8)
-    """Longer records are dropped and counted, never cut; null = the model's context."""
-    logging_steps: int = Field(10, ge=1)
-    """Steps between two lines of train_log.jsonl."""
-    save_steps: int = Field(500, ge=1)
-    """Steps between two checkpoints; Ctrl-C saves one too."""
-    save_total_limit: int = Field(2, ge=1)
-    """So many checkpoints are kept."""
-    report_to: str | tuple[str, ...] = "none"
-    """Trackers, passed on to transformers: tensorboard, wandb, mlflow, trackio …"""
-    lora: LoraSettings | None = LoraSettings()
-    """Adapters; null = full fine-tuning, with weights in float32."""
-
-
-class ReportSettings(Settings):
-    """Stage 5."""
-
-    margin: float = Field(0.02, gt=0, lt=1)
-    """Non-inferiority margin of retention: how much may be lost and still count as retained."""
-    examples: int = Field(40, ge=0)
-    """So many predictions are shown side by side."""
 
 
 class RunConfig(Settings):
@@ -155,13 +50,15 @@ class RunConfig(Settings):
     """What is learned, and what it is tested on."""
     chat: ChatSettings = ChatSettings()
     """How conversations are rendered."""
-    method: SerializeAsAny[Method] = Field(default_factory=lambda: _plugin("methods", METHOD))
+    method: SerializeAsAny[Method] = Field(default_factory=lambda: plugins.default("methods", METHOD))
     """How it is learned, by one method or a list of several: see `radistill list methods`."""
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
     """Stage 1."""
     train: TrainSettings = TrainSettings()
     """Stage 3."""
-    evaluate: tuple[Task, ...] = Field(default_factory=lambda: tuple(_plugin("tasks", t) for t in TASKS), min_length=1)
+    evaluate: tuple[Task, ...] = Field(
+        default_factory=lambda: tuple(plugins.default("tasks", t) for t in TASKS), min_length=1
+    )
     """Stage 4."""
     report: ReportSettings = ReportSettings()
     """Stage 5."""
@@ -195,6 +92,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def config_from(raw: Mapping[str, Any]) -> RunConfig:
     """A run config from a dictionary of the run file's shape, for use as a library."""
     return _build(RunFile(path=None, raw=_expand(dict(raw)), lines={}, overridden=frozenset()))
+
+
+def stored_config(path: Path) -> RunConfig:
+    """The config of a run folder; what came into being after the run is as it was without.
+
+    Raises:
+        ConfigError: it is none of this version.
+    """
+    raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(generate := raw.get("generate"), dict):
+        generate.setdefault("filters", OFF.model_dump())
+    return config_from(raw)
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:
@@ -232,10 +141,6 @@ def _is_plugin(value: BaseModel) -> bool:
     from radistill.metrics.base import Metric
 
     return isinstance(value, Method | Backend | Task | Metric)
-
-
-def _plugin(kind: plugins.Kind, name: str) -> Any:
-    return plugins.load(kind, name)()
 
 
 def _expand(raw: dict[str, Any]) -> dict[str, Any]:
@@ -313,6 +218,10 @@ def _disagreements(config: RunConfig) -> list[Problem]:
     problems = []
     if config.name == "base":
         problems.append(Problem(("name",), "`base` is the name of the untouched model; choose another"))
+    if config.generate.refresh_every is not None and config.generate.filters.needs_perplexity:
+        # It is the untouched model's, which is not asked while another writes.
+        what = "perplexity is not asked for while training; leave refresh_every out, or the bounds"
+        problems.append(Problem(("generate", "filters"), what))
     titles = [task.title for task in config.evaluate]
     for i, title in enumerate(titles):
         if title in titles[:i]:

@@ -21,8 +21,9 @@ from radistill.config import RunConfig, plugin_settings
 from radistill.data import Loaded
 from radistill.errors import BackendError, DataError
 from radistill.events import Events
+from radistill.filtering import files_of, refuse_unusable
 from radistill.ledger import Ledger, open_ledger
-from radistill.making import Making
+from radistill.making import Making, filters_of, scores_records
 from radistill.methods._composed import parts_of
 from radistill.records import Example, Generation, Message, Request, Sampling, Span, StageRecord
 from radistill.runs import RunFolder, before_work, begin, working
@@ -44,10 +45,12 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     speaker = untouched(config)
     writer = teacher(config) or speaker
     train = data.load(config.data, "train", seed=config.seed)
+    refuse_unusable(filters_of(config))
     wanted = settings(config, speaker, writer)
-    stage = begin(run, "generate", wanted, train.files, redo=redo)
+    files = [*train.files, *(files_of(filters_of(config)) if scores_records(config) else ())]
+    stage = begin(run, "generate", wanted, files, redo=redo)
     if stage is None and _has_more_tries(run):
-        stage = begin(run, "generate", wanted, train.files, redo=True)
+        stage = begin(run, "generate", wanted, files, redo=True)
     if stage is None:
         return None
     with working(stage):
@@ -106,7 +109,12 @@ def _has_more_tries(run: RunFolder) -> bool:
 def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, object]:
     """All that can change what is generated."""
     by_another = {} if writer is speaker else {"teacher": writer.weights.identity}
-    scored = {"top_k": config.train.label_top_k} if config.train.labels == "stored" else {}
+    filters = filters_of(config)
+    scored: dict[str, object] = {"top_k": config.train.label_top_k} if config.train.labels == "stored" else {}
+    if filters.needs_perplexity:
+        scored["perplexity"] = True
+    if scores_records(config) and filters.active:
+        scored["filters"] = filters.plain()  # they decide which records there are to be scored
     return {
         "model": speaker.weights.identity,
         "seed": config.seed,
@@ -202,11 +210,16 @@ class _Writing:
 
     def scores(self, generator: Generator, identity: str) -> None:
         """How probable the records are to the untouched model."""
-        if self.share is None:
-            self._ask(self._scored(generator, identity), generator, "score", total=len(self.making.examples))
+        if self.share is not None:
+            return
+        total = len(self.making.examples)
+        if self.making.filters.needs_perplexity:
+            self._ask(self.making.probes(self.ledger, identity), generator, "score rationales", total=total)
+        if scores_records(self.config):
+            self._ask(self._scored(generator, identity), generator, "score", total=total)
 
     def _scored(self, generator: Generator, identity: str) -> Iterator[Request]:
-        for made in self.making.of_examples(self.ledger, identity):
+        for made in self.making.of_examples(self.ledger, identity, generator.identity):
             yield from self.making.scores(made).values()
         yield from self.making.scores(self.making.beside(self.ledger, generator.identity)).values()
 

@@ -68,6 +68,12 @@ def has_spaces(language: str) -> bool:
     return canonical(language) not in _UNSPACED
 
 
+def spaces_by_script(text: str) -> bool:
+    """Whether a text puts spaces between words, by the scripts of most of its letters."""
+    letters = [c for c in text if c.isalpha()]
+    return 2 * sum(_script(letter) in _unspaced_scripts() for letter in letters) <= len(letters)
+
+
 def scripts(language: str) -> frozenset[str]:
     """Scripts the language is written in; empty when that is not known."""
     code = canonical(language)
@@ -92,6 +98,11 @@ def guess(text: str) -> Guess:
 def can_guess(language: str) -> bool:
     """Whether `guess` knows that language."""
     return canonical(language) in _guessable()
+
+
+@functools.cache
+def _unspaced_scripts() -> frozenset[str]:
+    return frozenset(script for code in _UNSPACED for script in scripts(code))
 
 
 @functools.cache

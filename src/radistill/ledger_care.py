@@ -12,7 +12,7 @@ from typing import Any
 from filelock import Timeout
 
 from radistill import ledger_shards as files
-from radistill.config import load_config
+from radistill.config import stored_config
 from radistill.errors import RunFolderError
 from radistill.files import atomic
 from radistill.ledger import Ledger, open_ledger
@@ -193,7 +193,7 @@ def export(folder: Path, output: Path) -> int:
     run = RunFolder(folder)
     if not run.config.exists():
         raise RunFolderError(f"{folder} is no run folder: it has no config.yaml.")
-    config = load_config(run.config)
+    config = stored_config(run.config)
     generated = require(run, "generate")
     with open_ledger(Path(config.generate.ledger)) as ledger:
         keys = sorted({*_generated(config, ledger, generated.facts), *_predicted(run)})
@@ -217,8 +217,9 @@ def _generated(config: Any, ledger: Ledger, facts: Any) -> Iterator[str]:
     train = data.load(config.data, "train", seed=config.seed)
     making = Making(config, speaker.chat, train.examples, writer.chat if writer else None)
     identity, own = str(facts["identity"]), str(facts["own"])
-    for made in making.of_examples(ledger, identity):
+    for made in making.of_examples(ledger, identity, own):
         yield from (g.key for g in made.generations)
+        yield from (r.addressed_to(own).key for r in made.probes)
         if making.needs_scores:
             yield from (r.addressed_to(own).key for r in making.scores(made).values())
     beside = making.beside(ledger, own)

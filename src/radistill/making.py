@@ -5,22 +5,28 @@ both come to the same records, because every step is a function of the settings 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from radistill import seeds
+from radistill.ask import answers_to
 from radistill.chat import LOST, Chat, RowError
 from radistill.config import RunConfig
 from radistill.errors import RunFolderError
+from radistill.filtering import Filtering, Judged, Rationale
+from radistill.filters import OFF, FilterSettings
 from radistill.ledger import Ledger
 from radistill.methods._composed import flag
 from radistill.methods.base import Whole, reference_alone
+from radistill.progress import progress
 from radistill.records import (
     SELF,
     Example,
     Generation,
     Labels,
+    Purpose,
     Request,
     Sampling,
     TrainingRecord,
@@ -40,6 +46,34 @@ class Made:
     records: Sequence[TrainingRecord] = ()
     problem: tuple[str, str] | None = None
     """Kind and reason, if no record could be made."""
+    judged: Sequence[Judged] = ()
+    """The rationales among the generations, with the filters that they fail; empty without filters."""
+    probes: Sequence[Request] = ()
+    """What the untouched model was asked to know their perplexity."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written for one example."""
+
+    example: Example
+    about: Example
+    """Whom it was written about: the example itself, unless examples exchange what was written."""
+    purposes: Mapping[str, Purpose] = field(default_factory=dict)
+    """Of each request, by its key."""
+    generations: Sequence[Generation] = ()
+    problem: str | None = None
+    """Why nothing could be asked."""
+
+
+def filters_of(config: RunConfig) -> FilterSettings:
+    """The filters that act on a run: none on methods that let no rationales be written."""
+    return config.generate.filters if flag(config.method, "writes_rationales") else OFF
+
+
+def scores_records(config: RunConfig) -> bool:
+    """Whether the untouched model is asked how probable the records are to it, which hang on the filters."""
+    return flag(config.method, "is_scored") or config.train.labels == "stored"
 
 
 @dataclass
@@ -54,6 +88,8 @@ class Making:
     """Of the model that writes about the examples, if it is another (`generate.teacher`)."""
     planned_tokens: dict[str, int] = field(default_factory=dict)
     """Request key → tokens of its prompt, of all that was planned so far."""
+    _judging: tuple[str, Filtering] | None = None
+    """Who wrote, and the filters with what they found over all that was written."""
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -67,8 +103,13 @@ class Making:
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the untouched model is asked how probable the records are to it."""
-        return flag(self.config.method, "is_scored") or self.config.train.labels == "stored"
+        """Whether the untouched model is asked how probable texts are to it."""
+        return scores_records(self.config) or self.filters.needs_perplexity
+
+    @property
+    def filters(self) -> FilterSettings:
+        """Those that act on this run."""
+        return filters_of(self.config)
 
     def plan(self, example: Example) -> list[Request]:
         """What is to be written about an example.
@@ -81,29 +122,126 @@ class Making:
             return []
         return list(self.config.method.plan(example, self.writer or self.chat, self.sampling))
 
-    def of_examples(self, ledger: Ledger, identity: str) -> Iterator[Made]:
+    def of_examples(self, ledger: Ledger, identity: str, own: str = "") -> Iterator[Made]:
         """The records of every example, in the order of the examples.
+
+        Args:
+            ledger: holds what was written.
+            identity: of who wrote about the examples.
+            own: of the untouched model, whose scores tell a rationale's perplexity.
 
         Raises:
             RunFolderError: the ledger has lost what was written.
         """
         donors = self._donors()
+        filtering = self._filtering(ledger, identity, own)
+        # Only where examples exchange what was written is one's place not that of whom it was written about.
+        places = {example.id: place for place, example in enumerate(self.examples)} if donors else {}
+        for place, written in enumerate(self._written(ledger, identity, donors)):
+            judged: list[Judged] = []
+            if filtering is not None:
+                rationales = self._rationales(written, ledger, own)
+                judged = filtering.judge(places.get(written.about.id, place), rationales)
+            yield self._made(written, judged)
+
+    def probes(self, ledger: Ledger, identity: str) -> Iterator[Request]:
+        """What the untouched model is asked to know the perplexity of each rationale, if that is filtered by.
+
+        It is asked of all of them, whatever other filters say, so that these can be changed afterwards.
+        """
+        if self.filters.needs_perplexity:
+            for written in self._written(ledger, identity, {}):
+                yield from (request for request, _ in self._probed(written).values())
+
+    def _filtering(self, ledger: Ledger, identity: str, own: str) -> Filtering | None:
+        if not self.filters.active:
+            return None
+        if self._judging is None or self._judging[0] != identity:
+            filtering = Filtering(self.filters, self.config.seed)
+            if self.filters.is_corpus_wide:
+                filtering.judge_all(self._all_rationales(ledger, identity, own))
+            self._judging = identity, filtering
+        return self._judging[1]
+
+    def _all_rationales(self, ledger: Ledger, identity: str, own: str) -> Iterator[list[Rationale]]:
+        """What was written about every example, in the order of the examples."""
+        with progress("filter", len(self.examples)) as shown:
+            for written in self._written(ledger, identity, {}):
+                yield self._rationales(written, ledger, own)
+                shown.advance(1)
+
+    def _written(self, ledger: Ledger, identity: str, donors: Mapping[str, Example]) -> Iterator[_Written]:
+        """What was written for every example, in the order of the examples."""
         for start in range(0, len(self.examples), CHUNK):
             chunk = self.examples[start : start + CHUNK]
-            keys: dict[str, list[str]] = {}
+            planned: dict[str, list[tuple[str, Purpose]]] = {}
             problems: dict[str, str] = {}
             for example in chunk:
                 try:
-                    keys[example.id] = self._addressed(self.plan(donors.get(example.id, example)), identity)
+                    requests = self.plan(donors.get(example.id, example))
                 except RowError as error:
                     problems[example.id] = str(error)
-            stored = ledger.read(key for of in keys.values() for key in of)
-            for example in chunk:
-                if example.id in problems:
-                    yield Made(example, problem=("cannot be put into ids", problems[example.id]))
                 else:
-                    answers = [g for key in keys[example.id] for g in self._answers(stored, key)]
-                    yield self._made(example, answers)
+                    keys = self._addressed(requests, identity)
+                    planned[example.id] = list(zip(keys, (r.purpose for r in requests), strict=True))
+            stored = ledger.read(key for of in planned.values() for key, _ in of)
+            for example in chunk:
+                about = donors.get(example.id, example)
+                if example.id in problems:
+                    yield _Written(example, about, problem=problems[example.id])
+                else:
+                    of = planned[example.id]
+                    answers = [g for key, _ in of for g in self._answers(stored, key)]
+                    yield _Written(example, about, dict(of), answers)
+
+    def _rationales(self, written: _Written, ledger: Ledger, own: str) -> list[Rationale]:
+        """What was written about one example after its reference; nothing if any of it failed."""
+        taken = self._taken(written)
+        if taken is None:
+            return []
+        known: dict[int, float] = {}
+        if self.filters.needs_perplexity and (probed := self._probed(written)):
+            asked = {n: (request.addressed_to(own), at) for n, (request, at) in probed.items()}
+            stored = answers_to([request for request, _ in asked.values()], ledger)
+            for n, (request, at) in asked.items():
+                scores = stored[request.key][0].logprobs
+                if scores is not None:  # longer than the context: never scored
+                    known[n] = math.exp(min(-float(scores.given_T[at].mean()), 700.0))
+        return [
+            Rationale(written.about, g, taken[n], known.get(n))
+            for n, g in enumerate(written.generations)
+            if written.purposes[g.key] == "rationale"
+        ]
+
+    def _probed(self, written: _Written) -> dict[int, tuple[Request, slice]]:
+        """For each rationale with tokens, by its number: what is asked about its record, and where in that it stands.
+
+        It is what is asked about the record anyway where its tokens get soft labels or weights.
+        """
+        taken = self._taken(written)
+        if taken is None:
+            return {}
+        try:
+            records = [self._labelled(r) for r in self.config.method.assemble(written.about, self.chat, taken)]
+        except RowError:
+            return {}
+        found: dict[int, tuple[Request, slice]] = {}
+        for record in records:
+            for segment in record.segments:
+                at = slice(segment.start, segment.stop)
+                for n, generation in enumerate(taken):
+                    if segment.origin == "rationale" and record.token_ids[at] == generation.token_ids:
+                        found.setdefault(n, (self._score(record), at))
+        return found
+
+    def _taken(self, written: _Written) -> list[Generation] | None:
+        """What would be trained on of what was written; None if nothing could be."""
+        if written.problem is not None or any(g.finish_reason == "error" for g in written.generations):
+            return None
+        try:
+            return [self._cut(self._respelled(g)) for g in written.generations]
+        except RowError:
+            return None
 
     def _donors(self) -> dict[str, Example]:
         """Whose generations an example is assembled with, where they are not its own."""
@@ -131,15 +269,11 @@ class Making:
     def scores(self, made: Made) -> dict[str, Request]:
         """Record id → what the untouched model is asked about it; nothing about a record that needs no answer."""
         weighed = made.example is not None and flag(self.config.method, "is_scored")
-        asked = {}
-        for record in made.records:
-            is_soft = any(segment.labels == "stored" for segment in record.segments)
-            if weighed or is_soft:
-                top_k = self.config.train.label_top_k if is_soft else 0
-                asked[record.id] = Request(
-                    purpose="score", prompt_ids=record.token_ids, sampling=self.sampling, top_k=top_k
-                )
-        return asked
+        return {record.id: self._score(record) for record in made.records if weighed or _is_soft(record)}
+
+    def _score(self, record: TrainingRecord) -> Request:
+        top_k = self.config.train.label_top_k if _is_soft(record) else 0
+        return Request(purpose="score", prompt_ids=record.token_ids, sampling=self.sampling, top_k=top_k)
 
     def _is_chosen(self, example: Example) -> bool:
         """Whether something is written about it."""
@@ -151,19 +285,25 @@ class Making:
         ids = sorted((e.id for e in self.examples), key=lambda i: (seeds.number(self.config.seed, "fraction", i), i))
         return frozenset(ids[: round(self.config.data.fraction * len(ids))])
 
-    def _made(self, example: Example, generations: list[Generation]) -> Made:
+    def _made(self, written: _Written, judged: Sequence[Judged]) -> Made:
+        example, generations = written.example, written.generations
+        if written.problem is not None:
+            return Made(example, problem=("cannot be put into ids", written.problem))
         failed = next((g for g in generations if g.finish_reason == "error"), None)
         if failed is not None:
             return Made(example, generations, problem=("generation failed", failed.error or ""))
+        # In the place of a filtered rationale the method is given an empty one.
+        emptied = {(g.key, g.index): g for g in (j.used for j in judged if j.failed)}
         try:
             if not self._is_chosen(example):
                 records: Sequence[TrainingRecord] = [reference_alone(example, self.chat)]
             else:
-                taken = [self._cut(self._respelled(g)) for g in generations]
+                taken = [emptied.get((g.key, g.index)) or self._cut(self._respelled(g)) for g in generations]
                 records = self.config.method.assemble(example, self.chat, taken)
         except RowError as error:
             return Made(example, generations, problem=("cannot be put into ids", str(error)))
-        return Made(example, generations, [self._labelled(record) for record in records])
+        probes = [request for request, _ in self._probed(written).values()] if self.filters.needs_perplexity else ()
+        return Made(example, generations, [self._labelled(r) for r in records], judged=judged, probes=probes)
 
     def _respelled(self, generation: Generation) -> Generation:
         """What another model wrote, in the ids of the one that is trained."""
@@ -206,3 +346,7 @@ class Making:
                 f"{key}). Point generate.ledger to where it lies, or generate again with --redo generate."
             )
         return stored[key]
+
+
+def _is_soft(record: TrainingRecord) -> bool:
+    return any(segment.labels == "stored" for segment in record.segments)

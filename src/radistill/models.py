@@ -19,7 +19,7 @@ from radistill.files import sha256, write_json
 from radistill.lab import POCKET, POCKET_NAME
 
 if TYPE_CHECKING:
-    from radistill.config import LoraSettings
+    from radistill.stage_settings import LoraSettings
 
 WEIGHT_FILES = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -83,8 +83,19 @@ def is_loop(text: str, language: str) -> bool:
     Either a unit is repeated at least 4 times in a row over at least 16 tokens (so every 4-gram said four times),
     or the text compresses more than fourfold. Tokens are words, or letters where words are not spaced.
     """
-    tokens = text.split() if has_spaces(language) else [c for c in text if c.isalnum()]
-    return _repeats(tokens) or _compression(text) > MAX_COMPRESSION
+    return says_over_and_over(text, spaced=has_spaces(language))
+
+
+def says_over_and_over(text: str, *, spaced: bool, most: float = MAX_COMPRESSION) -> bool:
+    """The same of a text of which only is known whether it puts spaces between words.
+
+    Args:
+        text: the text.
+        spaced: whether it does.
+        most: the compression from which on it is a loop.
+    """
+    tokens = text.split() if spaced else [c for c in text if c.isalnum()]
+    return _repeats(tokens) or _compression(text) > most
 
 
 def _plain(text: str) -> str:

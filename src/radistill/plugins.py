@@ -41,6 +41,11 @@ def load(kind: Kind, name: str) -> type[Settings]:
     return _checked(kind, loaded) if inspect.isclass(loaded) else _leaf(kind, loaded)
 
 
+def default(kind: Kind, name: str) -> Any:
+    """The plugin of that name with the settings that it has by itself."""
+    return load(kind, name)()
+
+
 def name_of(plugin: object) -> str:
     """The name under which a plugin instance or class is found: that of its file, or of its entry point."""
     cls = plugin if inspect.isclass(plugin) else type(plugin)

@@ -21,7 +21,7 @@ from radistill.chat import RowError
 from radistill.config import RunConfig
 from radistill.held_out import HeldOut
 from radistill.ledger import Ledger, open_ledger
-from radistill.making import Made, Making
+from radistill.making import Made, Making, filters_of
 from radistill.packing import Row
 from radistill.records import Generation, Request, TrainingRecord
 from radistill.speaker import Speaker
@@ -53,7 +53,9 @@ class InTraining(TransformersGenerator):
 
 def settings(config: RunConfig, speaker: Speaker) -> dict[str, Any]:
     """All that can change the rows which are written while training, beside what decides the rows of the start."""
+    filters = filters_of(config)
     return {
+        **({"filters": filters.plain()} if filters.active else {}),
         "every": config.generate.refresh_every,
         "sampling": config.generate.sampling.model_dump(exclude={"seed"}),
         "keep_tokens": config.generate.keep_tokens,

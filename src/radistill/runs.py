@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "rejects.jsonl"
 
     @property
+    def filtered(self) -> Path:
+        """Every rationale that a filter has taken away, with its text; those merely not selected are counted only."""
+        return self.path / "filtered.jsonl"
+
+    @property
     def model(self) -> Path:
         """The tuned model or adapter, in Hugging Face / PEFT layout."""
         return self.path / "model"

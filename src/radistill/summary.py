@@ -11,6 +11,41 @@ from radistill.records import Generation, TrainingRecord
 
 
 @dataclass
+class FilterCounts:
+    """How many rationales each filter has taken away."""
+
+    active: Sequence[str]
+    """Names of the filters that are on."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """A rationale that fails several is counted for each …"""
+    filtered: int = 0
+    """… and here once."""
+    judged: int = 0
+    kept_tokens: int = 0
+
+    def count(self, failed: Sequence[str], n_tokens: int) -> None:
+        """Count one rationale with the filters that it fails."""
+        self.judged += 1
+        self.filtered += bool(failed)
+        self.failed.update(failed)
+        self.kept_tokens += 0 if failed else n_tokens
+
+    @property
+    def share(self) -> float:
+        """Of the rationales that are filtered."""
+        return self.filtered / max(1, self.judged)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Filter → how many rationales it has taken away, and the share of all; `total` counts each once."""
+        counts: dict[str, Any] = {
+            name: {"filtered": self.failed[name], "rate": self.failed[name] / max(1, self.judged)}
+            for name in self.active
+        }
+        kept = {"kept": self.judged - self.filtered, "kept_tokens": self.kept_tokens}
+        return {**counts, "total": {"filtered": self.filtered, "rate": self.share, **kept}}
+
+
+@dataclass
 class Summary:
     """Counts over the records that were written."""
 
@@ -24,6 +59,8 @@ class Summary:
     asked: Counter[str] = field(default_factory=Counter)
     unused: Counter[str | None] = field(default_factory=Counter)
     """What was written and is not trained on, by reason; the reference stands in its place."""
+    filters: FilterCounts | None = None
+    """Of the rationales whose examples are trained on; None = there are no filters."""
     notes: list[str] = field(default_factory=list)
 
     def add(self, record: TrainingRecord) -> None:
@@ -78,5 +115,6 @@ class Summary:
             else {},
             "asked": dict(self.asked),
             "unused": {reason: n for reason, n in self.unused.items() if reason is not None},
+            "filters": self.filters.as_dict() if self.filters is not None else {},
             "notes": self.notes,
         }

@@ -43,7 +43,11 @@ def outcome_line(outcome: "StageOutcome") -> str:
     record = outcome.record
     if outcome.reused:
         return f"{outcome.name}: done before, reused"
-    facts = ", ".join(f"{k} {_plain(v)}" for k, v in record.facts.items() if isinstance(v, int | float))
+    numbers = dict(record.facts)
+    share = numbers.pop("filtered_share", None)
+    facts = ", ".join(f"{k} {_plain(v)}" for k, v in numbers.items() if isinstance(v, int | float))
+    if share is not None:
+        facts += f", {share:.1%} of the rationales filtered"
     return f"{outcome.name}: {record.seconds:.1f} s" + (f" ({facts})" if facts else "")
 
 

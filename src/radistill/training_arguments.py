@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from radistill import models, seeds
-from radistill.config import RunConfig, TrainSettings
+from radistill.config import RunConfig
 from radistill.errors import ConfigError
 from radistill.methods._composed import flag, has, parts_of, title_of
 from radistill.runs import RunFolder
+from radistill.stage_settings import TrainSettings
 
 PASSED_ON = (
     "learning_rate",

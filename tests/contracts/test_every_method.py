@@ -12,6 +12,7 @@ from fixtures_chat import chat_like, example
 from radistill import plugins, seeds
 from radistill.chat import Chat
 from radistill.config import config_from, plugin_settings
+from radistill.methods._composed import flag
 from radistill.methods.base import Method
 from radistill.records import Example, FinishReason, Generation, Message, Request, Sampling, TrainingRecord
 
@@ -87,6 +88,7 @@ def test_a_plan_asks_for_what_it_was_told_and_says_where_the_ids_come_from(metho
         assert request.example_id in (row.id, None)
         assert (request.sampling.seed, request.sampling.max_new_tokens) == (5, 9)
         assert request.purpose not in ("prediction", "score")
+        assert (request.purpose == "rationale") == flag(method, "writes_rationales")
         assert [span.start for span in request.spans] == [0, *(span.stop for span in request.spans[:-1])]
         assert request.spans[-1].stop == len(request.prompt_ids)
 

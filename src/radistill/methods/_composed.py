@@ -173,7 +173,7 @@ def parts_of(method: Method) -> tuple[Method, ...]:
 
 
 def flag(method: Method, name: str) -> bool:
-    """Whether any of the run's methods has the flag (`ours`, `is_scored`, `uses_reference`, `brings_data`)."""
+    """Whether any of the run's methods has the flag (`ours`, `is_scored`, `writes_rationales` …)."""
     return any(getattr(part, name) for part in (method, *parts_of(method)))
 
 

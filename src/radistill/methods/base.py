@@ -52,6 +52,8 @@ class Method(Settings, ABC):
     """Whether it learns from data beside the examples that the untouched model did not write."""
     is_scored: ClassVar[bool] = False
     """Whether `weigh` needs to know how probable each token of a record was to the untouched model."""
+    writes_rationales: ClassVar[bool] = False
+    """Whether it plans requests of the purpose `rationale`, on whose answers `generate.filters` act."""
     uses_reference: ClassVar[bool] = False
     """Whether training needs the untouched model beside the one that is trained."""
     prefers: ClassVar[Mapping[str, Any]] = {}

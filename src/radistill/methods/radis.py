@@ -5,7 +5,9 @@ Distillation", Findings of ACL 2025, arXiv 2410.13944. The target is y' = CONCAT
 log-likelihood of y' given the instruction: -log P(y | x) - log P(r | y, x). No official code is known and the paper's
 body could not be read, so separator, sampling and hyper-parameters are this project's choice.
 
-Departures: none in the defaults. `rationale_weight`, `pairing` and `train_end` are controls of our own.
+Departures: the paper uses rationales unfiltered; here those that are empty, cut within a sentence or say something over
+and over give way to the plain reference, unless `generate.filters: {broken: false, degenerate: false}` is set.
+`rationale_weight`, `pairing` and `train_end` are controls of our own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ class RaDis(Method):
     """Train on the reference and on the rationale that the untouched model wrote after it."""
 
     ours: ClassVar[bool] = True
+    writes_rationales: ClassVar[bool] = True
 
     rationale_weight: float = Field(1.0, ge=0)
     """Loss weight of each rationale token, of the separator and of the end-of-turn; a reference token weighs 1."""
