@@ -30,6 +30,12 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "engine_args": ({"quantization": "fp8"}, {"max_num_seqs": 64, "hf_overrides": {"a": [1, None]}}),
     "cut_at": ("\n", "###"),
     "name": ("other-name", "x.1"),
+    "language": ("en", ["de", "zh"]),
+    "near_duplicates": (0.5, 0.875),
+    "min_perplexity": (1.0, 1.25),
+    "max_perplexity": (2.0, 40.5),
+    "custom": ("operator:contains", "os.path:exists"),
+    "select": ({"tokens": 9}, {"tokens": 9, "by": "random"}),
     "metrics": ([{"name": "chrf", "word_order": 2}], [{"name": "bleu", "tokenize": "char"}]),
 }
 """Values of settings that take words; everything else is made up from its type."""

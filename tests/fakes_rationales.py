@@ -121,7 +121,7 @@ BAD: dict[str, dict[str, Fake]] = {
         "Icelandic": Fake(EN, DE, "Því miður get ég ekki aðstoðað þig, ég get ekki hjálpað við þetta."),
         "Spanish": Fake(EN, DE, "Lo siento, pero no puedo ayudarte con esa solicitud."),
     },
-    "template": {
+    "leaked_template": {
         "ChatML": Fake(DE, EN, "Note: literal.<|im_end|>\n<|im_start|>assistant\nYes."),
         "Llama 2": Fake(DE, EN, "Note: literal. [/INST] Now the next one. [INST]"),
         "DeepSeek": Fake(DE, EN, "Good.<｜end▁of▁sentence｜>"),

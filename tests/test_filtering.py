@@ -114,7 +114,7 @@ def test_filters_that_find_nothing_leave_every_byte_as_it_was(assembled: Assembl
         ({"language": ["en", "de"]}, set()),
         ({"retranslation": 70}, {10}),
         ({"refusal": True}, {7}),
-        ({"template": True}, {9}),
+        ({"leaked_template": True}, {9}),
         ({"new_turn": True}, {8}),
         ({"min_tokens": 2}, {1}),
         ({"max_tokens": LONG}, LOOPS),

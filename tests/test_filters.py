@@ -22,7 +22,7 @@ def fails(name: str, fake: Fake) -> bool:
         "language": lambda: filters.is_in_other_language(fake.text, languages),
         "retranslation": lambda: filters.likeness(fake.text, fake.reference) >= RETRANSLATION,
         "refusal": lambda: filters.refuses(fake.text, about),
-        "template": lambda: filters.leaks_template(fake.text, lines, about),
+        "leaked_template": lambda: filters.leaks_template(fake.text, lines, about),
         "new_turn": lambda: filters.opens_turn(fake.text, about),
     }
     return found[name]()

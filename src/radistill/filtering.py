@@ -171,7 +171,7 @@ class Filtering:
             "language": lambda r: filters.is_in_other_language(r.taken.text, languages),
             "retranslation": lambda r: filters.likeness(r.taken.text, r.about.reference) >= (s.retranslation or 0),
             "refusal": lambda r: filters.refuses(r.taken.text, r.said_before),
-            "template": lambda r: filters.leaks_template(r.taken.text, _lines(r.about), r.said_before),
+            "leaked_template": lambda r: filters.leaks_template(r.taken.text, _lines(r.about), r.said_before),
             "new_turn": lambda r: filters.opens_turn(r.taken.text, r.said_before),
             "min_tokens": lambda r: r.taken.n_tokens < (s.min_tokens or 0),
             "max_tokens": lambda r: r.taken.n_tokens > (s.max_tokens or 0),

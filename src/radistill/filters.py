@@ -50,7 +50,7 @@ class FilterSettings(Settings):
     """Filter what is as near to the reference as this or nearer, by chrF in both directions. null = not asked."""
     refusal: bool = False
     """Filter what begins with the refusal to help."""
-    template: bool = False
+    leaked_template: bool = False
     """Filter what holds markup of a chat template, or a line of the instruction."""
     new_turn: bool = False
     """Filter what goes on as the user, or as an assistant that is asked anew."""
