@@ -132,7 +132,7 @@ class Runs:
         log.unlink(missing_ok=True)
         where = [f"output_dir={self.place / 'run'}", f"generate.ledger={self.place / 'ledger'}"]
         command = [sys.executable, "-m", "radistill.cli", "generate", str(self.config), *where, *self.settings, *more]
-        env = {**os.environ, "LD_PRELOAD": str(self.library), "DIE_BELOW": str(self.place), "DIE_LOG": str(log)}
+        env = {**os.environ, "LD_PRELOAD": str(self.library), "DIE_BELOW": f"{self.place}/", "DIE_LOG": str(log)}
         said = self.place.with_name(f"{self.place.name}.said")
         with said.open("ab") as file:
             return subprocess.Popen(command, env=env | {"DIE_AT": at}, stdout=file, stderr=file), log

@@ -37,6 +37,7 @@ import yaml
 from _killing import ROOT, Kept, Quiet, Runs, calls, kept, shim
 
 from radistill import seeds
+from radistill.errors import RadistillError
 from radistill.files import sha256, write_json
 from radistill.lab.pairs import sentences
 from radistill.lab.world import WorldSettings, world_of
@@ -131,7 +132,7 @@ class Server:
                 process.wait()
 
     def _live(self, rng: Any, dies: bool) -> None:
-        while dies and not self.over.wait(float(rng.uniform(1, 5))):
+        while dies and not self.over.wait(float(rng.uniform(3, 10))):
             self.process.kill()
             self.process.wait()
             self.deaths += 1
@@ -189,13 +190,11 @@ def disturbed_run(number: int, backend: str, quiet: Quiet, folder: Path, config:
         if other and log:
             other.wait()
             log.unlink(missing_ok=True)
-        while runs.failed() != 0 and runs.started < STARTS:
-            status = runs.finish()
-            if status and not server:
-                break
+        finished = finish(runs, server)
         of_server = {"deaths": server.deaths, "faults": server.told} if server else {}
     result = {"run": number, "shares": shares, "kills": found, "starts": runs.started, "server": of_server}
-    result |= {"seconds": round(time.monotonic() - began, 1), **compared(place, quiet, runs)}
+    result |= {"seconds": round(time.monotonic() - began, 1), "finished": finished}
+    result |= compared(place, quiet) if finished else {"whole": False}
     if result["whole"]:
         shutil.rmtree(place)
         for left in folder.glob(f"{place.name}.*"):
@@ -203,13 +202,24 @@ def disturbed_run(number: int, backend: str, quiet: Quiet, folder: Path, config:
     return result
 
 
-def compared(place: Path, quiet: Quiet, runs: Runs) -> dict[str, Any]:
+def finish(runs: Runs, server: Server | None) -> bool:
+    """Start it once more; again where the server was not there, or has answered some rows wrongly every time."""
+    while runs.started < STARTS:
+        if runs.finish() == 0 and runs.failed() == 0:
+            return True
+        if server is None:
+            break
+    return False
+
+
+def compared(place: Path, quiet: Quiet) -> dict[str, Any]:
     """With the quiet run."""
-    if runs.failed() != 0:
-        return {"finished": False, "whole": False}
-    with EXPORTING:
-        export(place / "run", place / "answers.jsonl")
-        verified = looked_through(place / "ledger")
+    try:
+        with EXPORTING:
+            export(place / "run", place / "answers.jsonl")
+            verified = looked_through(place / "ledger")
+    except RadistillError as error:
+        return {"problems": [str(error)], "whole": False}
     is_equal = sha256(place / "answers.jsonl") == quiet.sha256
     shards: Kept = kept(place / "ledger")
     numbers = {
@@ -222,7 +232,7 @@ def compared(place: Path, quiet: Quiet, runs: Runs) -> dict[str, Any]:
     facts = {"failed_rows": shards.failed, "parts_left": left, **asdict(shards)}
     del facts["good"], facts["failed"]
     whole = is_equal and not any(numbers.values())
-    return {"finished": True, "equal": is_equal, **numbers, **facts, "whole": whole}
+    return {"equal": is_equal, **numbers, **facts, "whole": whole}
 
 
 def results(file: Path) -> dict[int, dict[str, Any]]:

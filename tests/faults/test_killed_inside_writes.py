@@ -83,7 +83,7 @@ class Killer:
 
     def _said(self) -> str:
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return str(self.process.stdout.readline()).strip()
 
     def close(self) -> None:
         self.process.communicate(timeout=60)

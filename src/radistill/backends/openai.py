@@ -11,6 +11,7 @@ import asyncio
 import os
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
@@ -32,7 +33,7 @@ from radistill.speaker import Speaker
 TOGETHER = 256
 """At most so many answers are committed together."""
 SOON = 0.5
-"""Seconds after which what is there is committed."""
+"""Seconds after which what has come is committed, though more comes all the time: a kill costs no more than that."""
 
 
 class OpenAI(Backend):
@@ -165,13 +166,15 @@ class _Work:
         """What has come, several requests together where they come fast."""
         while True:
             found = self.done.get()
+            until = time.monotonic() + SOON
             together: list[Generation] = []
             while found is not None and not isinstance(found, BaseException):
                 together += found
-                if len(together) >= TOGETHER:
+                left = until - time.monotonic()
+                if len(together) >= TOGETHER or left <= 0:
                     break
                 try:
-                    found = self.done.get(timeout=SOON)
+                    found = self.done.get(timeout=left)
                 except queue.Empty:
                     found = []
                     break
