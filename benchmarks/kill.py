@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from _killing import ROOT, Kept, Quiet, Runs, calls, kept, shim
+from _killing import FILES, ROOT, Kept, Quiet, Runs, calls, kept, shim
 
 from radistill import seeds
 from radistill.errors import RadistillError
@@ -263,7 +263,7 @@ def summary(found: list[dict[str, Any]], quiet: dict[str, Any]) -> dict[str, Any
     """Counts over the runs of a backend."""
     kills = [kill for run in found for kill in run["kills"]]
     hit = [kill for kill in kills if not kill["fell"].startswith("not")]
-    inside = Counter(" ".join(_place_of(kill["at"])) for kill in hit if kill["at"])
+    inside = Counter(_written(kill["at"]) for kill in hit if kill["at"])
     faults: Counter[str] = Counter()
     for run in found:
         faults.update(run["server"].get("faults", {}))
@@ -320,12 +320,10 @@ def main() -> int:
     return 0 if all(of["whole"] == of["runs"] for of in found.values()) else 1
 
 
-def _place_of(at: str) -> tuple[str, str]:
-    from _killing import FILES
-
-    name, part, _, how = at.split(" ")
-    file = next(file for file, known in FILES.items() if known == part)
-    return f"{name} {file}:", how
+def _written(at: str) -> str:
+    """`CALL FILE` of what `die.c` was told."""
+    name, part, *_ = at.split(" ")
+    return f"{name} {next(file for file, known in FILES.items() if known == part)}"
 
 
 if __name__ == "__main__":

@@ -65,27 +65,30 @@ def answer(ids: str = "[5]", reason: str = '"stop"', usage: str = "") -> str:
     return f'{{"choices": [{{"finish_reason": {reason}, "token_ids": {ids}}}]{usage}}}'
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("null", "no choices"),
-        ('"\\ud800"', "no choices"),
-        ('{"choices": [5]}', "no choices"),
-        ("\xff\xfe\x00", "no JSON"),
-        ("[" * 100_000, "no JSON"),
-        (answer(usage=', "usage": 7'), r"no usage\.prompt_tokens"),
-        (answer(usage=', "usage": {"prompt_tokens": "many"}'), r"no usage\.prompt_tokens"),
-        (answer("{}", usage=', "prompt_token_ids": 7, "usage": {"prompt_tokens": N}'), "no token_ids"),
-        (answer(reason='"abort"', usage=', "usage": {"prompt_tokens": N}'), "'abort'"),
-        *(
-            (answer(ids, usage=', "usage": {"prompt_tokens": N}'), "token_ids that are none")
-            for ids in ('["a"]', "[1.5]", "[null]", "[[1]]", "[true]", "[-1]", "[999999]")
-        ),
-    ],
-)
+N = ', "usage": {"prompt_tokens": N}'
+SHAPES = {
+    "null": ("null", "no choices"),
+    "half a surrogate pair": ('"\\ud800"', "no choices"),
+    "a number for a choice": ('{"choices": [5]}', "no choices"),
+    "no text": ("\xff\xfe\x00", "no JSON"),
+    "too deep": ("[" * 100_000, "no JSON"),
+    "usage": (answer(usage=', "usage": 7'), r"no usage\.prompt_tokens"),
+    "prompt_tokens": (answer(usage=', "usage": {"prompt_tokens": "many"}'), r"no usage\.prompt_tokens"),
+    "prompt_token_ids": (answer("{}", usage=f'{N}, "prompt_token_ids": 7'), "no token_ids"),
+    "finish_reason": (answer(reason='"abort"', usage=N), "'abort'"),
+    **{
+        f"token_ids {ids}": (answer(ids, usage=N), "token_ids that are none")
+        for ids in ('["a"]', "[1.5]", "[null]", "[[1]]", "[true]", "[-1]", "[999999]")
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_an_answer_of_another_shape_is_a_failed_row_with_its_reason(
-    speaker: Speaker, tmp_path: Path, body: str, said: str
+    speaker: Speaker, tmp_path: Path, shape: str
 ) -> None:
+    body, said = SHAPES[shape]
+
     def fault(number: int) -> str | None:
         prompt = server.bodies[-1]["prompt"]
         return body.replace("N", str(len(prompt))) if number > 2 else None
