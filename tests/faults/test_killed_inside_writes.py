@@ -130,6 +130,7 @@ def test_a_run_killed_inside_writes_ends_as_if_nothing_had_happened(killer: Kill
     torn = killer.run("torn", *shard[:1], *shard[:1], shard[1], shard[0])
     check(torn, quiet, 4)
     assert torn["torn"] > 0
+    check(killer.run("manifest", "write manifest.json 1 half", "write manifest.json 2 half"), quiet, 2)
     rng = seeds.generator(0, "kill")
     everywhere = places(quiet["calls"])
     for number in range(3):
