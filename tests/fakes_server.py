@@ -1,8 +1,15 @@
-"""An OpenAI-compatible server on this machine's loopback: one that is well, and all the ways in which one is not."""
+"""An OpenAI-compatible server on this machine's loopback: one that is well, and all the ways in which one is not.
 
+As a program it is a process of its own, which can be killed: `python tests/fakes_server.py --port N`.
+"""
+
+import argparse
 import json
+import socket
+import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +21,7 @@ from radistill.chat import Chat
 from radistill.records import Message
 
 STANDARD = {"model", "prompt", "messages", "max_tokens", "temperature", "top_p", "n", "stream", "seed", "stop"}
+FAULTS = ("429", "503", "500", "502", "malformed", "cut", "truncated", "empty", "hang", "drip", "drop", "reset")
 WORDS = ["note", "the", "word", "means", "bread", "and", "water", "in", "this", "sentence", "here"]
 
 
@@ -31,7 +39,8 @@ class Behaviour:
     ends_turns: bool = True
     """The stop token is among the ids it gives, as in vLLM."""
     fault: Callable[[int], str | None] = lambda _: None
-    """The number of a request → what goes wrong with it: `429`, `500`, `malformed`, `truncated`, `empty`, `hang` …"""
+    """The number of a request → what goes wrong with it: one of FAULTS, a status, `status seconds` with that
+    Retry-After, or the JSON that is sent in the place of an answer."""
     key: str = ""
     delay: float = 0.0
     strict: tuple[str, ...] | None = None
@@ -43,17 +52,31 @@ class Behaviour:
     models: tuple[str, ...] = ("served",)
 
 
-@dataclass
-class FakeServer:
-    """Answers with words that depend on the prompt and the seed alone."""
+def faulty(share: float, seed: int = 7, note: Callable[[str], None] = lambda _: None) -> Callable[[int], str | None]:
+    """So many requests go wrong, in any of the ways, after the first few; `note` is told how."""
 
-    chat: Chat
+    def fault(number: int) -> str | None:
+        draw = seeds.number(seed, number)
+        if number <= 8 or draw % 1000 >= 1000 * share:
+            return None
+        found = FAULTS[draw // 1000 % len(FAULTS)]
+        note(found)
+        return found
+
+    return fault
+
+
+@dataclass
+class Fake(ABC):
+    """What all have."""
+
     behaviour: Behaviour = field(default_factory=Behaviour)
     requests: int = 0
     most_at_once: int = 0
     at_once: int = 0
     keys: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     port: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
@@ -63,6 +86,30 @@ class FakeServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @abstractmethod
+    def completion(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Status and answer."""
+
+
+class FakeOfIds(Fake):
+    """Answers with ids of the prompt, by prompt and seed; it needs no tokenizer, and so starts at once."""
+
+    def completion(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        ids = body.get("prompt")
+        if path != "/v1/completions" or not isinstance(ids, list):
+            return 404, {"error": {"message": "only ids are taken"}}
+        draw = seeds.number(body["seed"], *ids)
+        written = [ids[(draw >> n) % len(ids)] for n in range(draw % 20)][: body["max_tokens"]]
+        choice = {"index": 0, "finish_reason": "stop", "token_ids": written, "prompt_token_ids": ids}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+
+
+@dataclass
+class FakeServer(Fake):
+    """Answers with words that depend on the prompt and the seed alone."""
+
+    chat: Chat = field(kw_only=True)
 
     def completion(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and answer."""
@@ -151,23 +198,37 @@ class _Sender(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def say(self, status: int, data: bytes, fault: str | None) -> None:
+        self.close_connection = self.close_connection or fault in ("hang", "truncated", "drip", "drop", "reset")
         if fault == "hang":
             self.closing.wait(3)
-            self.close_connection = True
+        elif fault == "drip":  # always a little more, and never all
+            self.send(200, b"", length=len(data) + 1000)
+            while not self.closing.wait(0.05):
+                self.wfile.write(b" ")
+        elif fault == "drop":
+            pass
+        elif fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.rfile.close()
+            self.connection.close()
         elif fault == "truncated":
             self.send(200, data[: len(data) // 2], length=len(data))
-            self.close_connection = True
+        elif fault == "cut":
+            self.send(200, data[: len(data) // 2])
         elif fault == "malformed":
             self.send(200, data[:-3] + b"<html>")
         elif fault == "empty":
             self.send(200, b'{"choices": []}')
+        elif fault is not None and fault[0].isdigit():
+            code, _, after = fault.partition(" ")
+            self.send(int(code), b'{"error": "too much"}', headers=[("Retry-After", after or "0.05")])
         elif fault is not None:
-            self.send(int(fault), b'{"error": "too much"}', headers=[("Retry-After", "0.05")])
+            self.send(200, fault.encode("latin-1"))
         else:
             self.send(status, data)
 
 
-def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
+def handler(server: Fake) -> type[BaseHTTPRequestHandler]:
     class Handler(_Sender):
         closing = server.closing
 
@@ -184,6 +245,7 @@ def handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
                 return
             with server.lock:
                 server.requests += 1
+                server.times.append(time.monotonic())
                 number = server.requests
                 server.at_once += 1
                 server.most_at_once = max(server.most_at_once, server.at_once)
@@ -221,7 +283,7 @@ class _Quiet(ThreadingHTTPServer):
 @contextmanager
 def serving(chat: Chat, behaviour: Behaviour | None = None, *, port: int = 0) -> Iterator[FakeServer]:
     """A server that runs meanwhile."""
-    server = FakeServer(chat, behaviour or Behaviour())
+    server = FakeServer(behaviour or Behaviour(), chat=chat)
     http = _Quiet(("127.0.0.1", port), handler(server))
     server.port = http.server_address[1]
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -233,3 +295,24 @@ def serving(chat: Chat, behaviour: Behaviour | None = None, *, port: int = 0) ->
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def main() -> None:
+    """Serve until killed; faults are noted in a file as they are given."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--faults", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--log", required=True)
+    given = parser.parse_args()
+    with open(given.log, "a", encoding="utf-8", buffering=1) as log:
+        fault = faulty(given.faults, given.seed, lambda fault: print(fault, file=log))
+        behaviour = Behaviour(fault=fault, delay=given.delay)
+        http = _Quiet(("127.0.0.1", given.port), handler(FakeOfIds(behaviour)))
+        print("ready", flush=True)
+        http.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

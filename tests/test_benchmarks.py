@@ -11,7 +11,8 @@ SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("[a-z
 
 
 def test_there_is_something_to_run() -> None:
-    assert [script.stem for script in SCRIPTS] == ["agreement", "compare_worlds", "generate", "lab_radis", "ledger"]
+    stems = [script.stem for script in SCRIPTS]
+    assert stems == ["agreement", "compare_worlds", "generate", "kill", "lab_radis", "ledger"]
 
 
 @pytest.mark.slow
@@ -75,3 +76,22 @@ def test_the_scale_of_the_ledger_is_measured(tmp_path: Path) -> None:
     assert found["rows"] == 20_000
     assert found["memory_ratio"] < 1.5
     assert found["stage_bytes_per_row"] < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["echo", "server"])
+def test_runs_are_killed_and_compared_and_not_killed_again_when_that_was_done(tmp_path: Path, backend: str) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "kill")
+    file = tmp_path / "kill.json"
+    command = [sys.executable, str(script), "--quick", "--backend", backend, "--output-dir", str(tmp_path / "kill")]
+    said = []
+    for _ in range(2):
+        done = subprocess.run([*command, "--json", str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if "not tested" in done.stdout:
+            pytest.skip(done.stdout)
+        said.append(done.stdout.count("whole ("))
+        found = json.loads(file.read_text(encoding="utf-8"))["backends"][backend]
+        assert (found["runs"], found["whole"], found["lost"], found["doubled"]) == (1, 1, 0, 0)
+        assert found["kills"] + found["kills_that_came_too_late"] > 0
+    assert said == [1, 0]

@@ -1,4 +1,4 @@
-"""What docs/evidence says of a comparison follows from the rows that are kept beside it."""
+"""What docs/evidence says follows from what is kept beside it."""
 
 import json
 import tarfile
@@ -29,3 +29,18 @@ def test_the_numbers_of_the_larger_model_follow_from_its_rows(tmp_path: Path) ->
         assert volume == pytest.approx(kept[name]["hypervolume"], rel=1e-9)
         assert f"{volume['value']:.3f} [{volume['low']:.3f}, {volume['high']:.3f}]" in page
         assert numbers["ours"] == (name == "ours")
+
+
+def test_what_is_said_of_killed_runs_is_what_was_counted() -> None:
+    kept = json.loads((EVIDENCE / "kill.json").read_text(encoding="utf-8"))
+    page = (EVIDENCE / "generation.md").read_text(encoding="utf-8")
+    assert (kept["rows"], set(kept["backends"])) == (2000, {"echo", "pocket", "server"})
+    assert (kept["backends"]["echo"]["runs"], kept["backends"]["pocket"]["runs"]) == (100, 10)
+    for name, of in kept["backends"].items():
+        assert of["whole"] == of["equal_to_the_byte"] == of["runs"]
+        assert (of["lost"], of["doubled"], of["foreign"]) == (0, 0, 0)
+        assert sum(of["fell"].values()) == of["kills"]
+        assert sum(of["inside"].values()) == of["fell"]["inside a write"]
+        fell = [of["fell"].get(where, 0) for where in ("start-up", "generation", "inside a write", "after the end")]
+        counts = (of["runs"], of["equal_to_the_byte"], of["lost"], of["doubled"], of["kills"], *fell)
+        assert f"| `{name}` | {' | '.join(map(str, counts))} |" in page

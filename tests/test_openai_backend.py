@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fakes_server import Behaviour, FakeServer, serving
-from radistill import models, seeds
+from fakes_server import Behaviour, FakeServer, faulty, serving
+from radistill import models
 from radistill.ask import answers_to, ask
 from radistill.backends._http import Server
 from radistill.backends.base import Generator
@@ -149,19 +149,6 @@ def test_a_server_that_cannot_continue_is_refused_before_the_first_row(
         with pytest.raises(BackendError, match=said), OpenAI(base_url=(server.url,)).open(speaker):
             pass
         assert server.requests <= 2 * (1 + 3 + 3)
-
-
-FAULTS = ("429", "503", "500", "502", "malformed", "truncated", "empty", "hang")
-
-
-def faulty(share: float) -> Callable[[int], str | None]:
-    """So many requests go wrong, in any of the ways, after the first few."""
-
-    def fault(number: int) -> str | None:
-        draw = seeds.number(7, number)
-        return FAULTS[draw % len(FAULTS)] if number > 12 and draw % 1000 < 1000 * share else None
-
-    return fault
 
 
 def test_whatever_a_server_does_wrong_every_row_is_there_once_and_the_same(speaker: Speaker, tmp_path: Path) -> None:

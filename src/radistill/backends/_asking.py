@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from radistill.records import FinishReason, Generation, Request
 TOGETHER = 256
 """At most so many answers are committed together."""
 SOON = 0.5
-"""Seconds after which what is there is committed."""
+"""Seconds after which what has come is committed, though more comes all the time: a kill costs no more than that."""
 
 Result = TypeVar("Result")
 Put = Callable[[list[Generation]], None]
@@ -116,10 +117,10 @@ def failed(request: Request, index: int, error: str) -> Generation:
 def _grouped(done: "queue.Queue[list[Generation] | None]") -> Iterator[list[Generation]]:
     found = done.get()
     while found is not None:
-        together = list(found)
-        while len(together) < TOGETHER:
+        together, until = list(found), time.monotonic() + SOON
+        while len(together) < TOGETHER and (left := until - time.monotonic()) > 0:
             try:
-                found = done.get(timeout=SOON)
+                found = done.get(timeout=left)
             except queue.Empty:
                 break
             if found is None:

@@ -11,14 +11,18 @@ BOS, no new turn. Servers that refuse words they do not know are asked again in 
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from radistill.backends._asking import seed_of, written
 from radistill.backends._http import Client, Refused, Unusable
 from radistill.chat import Chat, RowError
 from radistill.records import Generation, Message, Request, Sampling
+
+if TYPE_CHECKING:
+    from radistill.logprobs import LogProbs
 
 PROBES = (
     ([Message("user", "Say hello.")], "Good day."),
@@ -51,6 +55,11 @@ class Form(ABC):
 
     name = ""
     path = ""
+
+    @cached_property
+    def ids(self) -> range:
+        """Those that the tokenizer knows; some have gaps."""
+        return range(max(self.chat.tokenizer.get_vocab().values()) + 1)
 
     @abstractmethod
     def prompt(self, request: Request) -> dict[str, Any]:
@@ -112,6 +121,8 @@ class Form(ABC):
         if problem := self.arrived(request, answer):
             raise Refused(problem)
         given = choice.get("token_ids")
+        if isinstance(given, list) and not all(type(token) is int and token in self.ids for token in given):
+            raise Unusable(f"it gives token_ids that are none: {str(given)[:80]}")
         ids = given if isinstance(given, list) else _tokenized(self.chat, request, self.text(choice))
         told = choice.get("finish_reason")
         found = written(self.chat, request, index, ids, has_stopped=told == "stop")
@@ -154,10 +165,11 @@ class Form(ABC):
 
     def arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
         """Why the model has not read what was sent; None if it has."""
-        ids = _choice(answer).get("prompt_token_ids") or answer.get("prompt_token_ids")
+        ids, usage = _choice(answer).get("prompt_token_ids") or answer.get("prompt_token_ids"), answer.get("usage")
+        ids = ids if isinstance(ids, list) else None
         if ids is not None and tuple(ids) == request.prompt_ids:
             return None
-        read, sent = (answer.get("usage") or {}).get("prompt_tokens"), len(request.prompt_ids)
+        read, sent = usage.get("prompt_tokens") if isinstance(usage, dict) else None, len(request.prompt_ids)
         read = len(ids) if ids is not None else read
         if not isinstance(read, int):
             return "its answers have no usage.prompt_tokens, so nothing tells whether a prompt arrives whole"
@@ -233,7 +245,8 @@ class Continued(Form):
 
     def text(self, choice: Mapping[str, Any]) -> str:
         """Of the message."""
-        text = (choice.get("message") or {}).get("content")
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise Unusable("it gives no content")
         return text
@@ -272,13 +285,22 @@ def scored(answer: Any, request: Request) -> Generation:
     Raises:
         Unusable, Refused: the server gives none.
     """
+    places = _choice(answer).get("prompt_logprobs")
+    if not isinstance(places, list) or len(places) != len(request.prompt_ids):
+        raise Refused("the server gives no prompt_logprobs, which soft labels are made of")
+    try:
+        top = _top(places, request)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Unusable(f"its prompt_logprobs cannot be read: {type(error).__name__} {error}") from error
+    made = Generation(key=request.key, index=0, token_ids=(), text="", finish_reason="stop")
+    return replace(made, logprobs=top)
+
+
+def _top(places: Sequence[Any], request: Request) -> "LogProbs":
     import numpy as np
 
     from radistill.logprobs import LogProbs
 
-    places = _choice(answer).get("prompt_logprobs")
-    if not isinstance(places, list) or len(places) != len(request.prompt_ids):
-        raise Refused("the server gives no prompt_logprobs, which soft labels are made of")
     size, k = len(places), request.top_k
     given = np.zeros(size, np.float32)
     ids, values = np.full((size, k), -1, np.int32), np.zeros((size, k), np.float16)
@@ -289,8 +311,7 @@ def scored(answer: Any, request: Request) -> Generation:
         given[at] = told[str(token)]["logprob"]
         for n, (_, i, value) in enumerate(ranked[:k]):
             ids[at, n], values[at, n] = i, value
-    made = Generation(key=request.key, index=0, token_ids=(), text="", finish_reason="stop")
-    return replace(made, logprobs=LogProbs(given, ids, values))
+    return LogProbs(given, ids, values)
 
 
 def _tokenized(chat: Chat, request: Request, text: str) -> tuple[int, ...]:

@@ -121,8 +121,10 @@ class Client:
 
         started = time.monotonic()
         try:
-            response = await self.http.post(f"{server.url}{path}", json=body)
-        except (httpx2.TimeoutException, httpx2.TransportError) as error:
+            # The client's own limit is about silence; a server may send a little now and then, and never all.
+            async with asyncio.timeout(self.timeout):
+                response = await self.http.post(f"{server.url}{path}", json=body)
+        except (TimeoutError, httpx2.TimeoutException, httpx2.TransportError) as error:
             raise _Later(f"{server.url}: {type(error).__name__} {error}".strip()) from error
         if response.status_code in BUSY or response.status_code in GONE:
             raise _Later(f"{server.url} says {response.status_code}", after=_retry_after(response.headers))
@@ -139,7 +141,7 @@ class Client:
             server.was_too_much()
         try:
             return response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unusable(f"{server.url} answered what is no JSON: {response.text[:80]!r}") from error
 
     async def _server_with_room(self) -> Server:
@@ -201,6 +203,6 @@ def _reason(response: "httpx2.Response") -> str:
         body = response.json()
         error = body.get("error", body) if isinstance(body, dict) else body
         text = str(error.get("message", error) if isinstance(error, dict) else error)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = response.text
     return " ".join(text.split())[:300] or "nothing"
