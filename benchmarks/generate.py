@@ -135,12 +135,12 @@ def against_vllm(speaker: Speaker, size: "Size") -> dict[str, float]:
     )
     # Both engines are there at once, and asked in turn. On CPUs the same part of vLLM has to be left out for both.
     backends = {
-        "radistill_vllm": VLLM(gpu_memory_utilization=0.4, engine_args={"enforce_eager": True}),
-        "radistill_vllm_unseeded": VLLM(gpu_memory_utilization=0.4, engine_args={"enforce_eager": True}, seeded=False),
+        "radistill_vllm": VLLM(gpu_memory_utilization=0.25, engine_args={"enforce_eager": True}),
+        "radistill_vllm_unseeded": VLLM(gpu_memory_utilization=0.25, engine_args={"enforce_eager": True}, seeded=False),
     }
     theirs = LLM(
         model=str(speaker.weights.folder),
-        gpu_memory_utilization=0.4,
+        gpu_memory_utilization=0.25,
         enforce_eager=True,
         enable_prefix_caching=True,
         **for_cpus(),

@@ -50,6 +50,12 @@ class Behaviour:
     lists: bool = True
     """It can say which models it has."""
     models: tuple[str, ...] = ("served",)
+    limit: int | None = None
+    """It never writes more tokens, as the model's own file may say."""
+    context: int | None = None
+    """What it says that prompt and answer may come to together."""
+    guards_its_list: bool = False
+    """It tells nobody without its key which models it has."""
 
 
 def faulty(share: float, seed: int = 7, note: Callable[[str], None] = lambda _: None) -> Callable[[int], str | None]:
@@ -164,7 +170,7 @@ class FakeServer(Fake):
         draw = seeds.number(seed, *ids)
         words = [WORDS[draw // 16 // len(WORDS) ** n % len(WORDS)] for n in range(draw % 9)]
         written = list(self.chat.ids_of(" ".join(words), before=ids))
-        most = body["max_tokens"]
+        most = min(body["max_tokens"], self.behaviour.limit or body["max_tokens"])
         return written[:most], "length" if len(written) >= most else "stop"
 
     def _scored(self, ids: list[int], body: dict[str, Any]) -> Any:
@@ -236,7 +242,12 @@ def handler(server: Fake) -> type[BaseHTTPRequestHandler]:
             if not server.behaviour.lists:
                 self.send(500, b"no cache")
                 return
-            models = [{"id": name, "owned_by": "fake"} for name in server.behaviour.models]
+            told = server.behaviour
+            if told.guards_its_list and self.headers.get("Authorization") != f"Bearer {told.key}":
+                self.send(401, b'{"error": {"message": "who are you?"}}')
+                return
+            more = {} if told.context is None else {"max_model_len": told.context}
+            models = [{"id": name, "owned_by": "fake", **more} for name in told.models]
             self.send(200, json.dumps({"data": models}).encode())
 
         def do_POST(self) -> None:

@@ -20,6 +20,8 @@ class Speaker:
     weights: Weights
     chat: Chat
     trust_remote_code: bool = False
+    is_untouched: bool = True
+    """False of a teacher and of what training has left: a server with the run's model must not answer for them."""
 
 
 def untouched(config: "RunConfig") -> Speaker:
@@ -42,13 +44,17 @@ def teacher(config: "RunConfig") -> Speaker | None:
     if name is None:
         return None
     weights = models.resolve(name, trust_remote_code=config.trust_remote_code)
-    return Speaker(weights=weights, chat=_chat(config, weights), trust_remote_code=config.trust_remote_code)
+    return _other(config, weights)
 
 
 def tuned(config: "RunConfig", folder: "Path") -> Speaker:
     """The model that training left in that folder; prompts are rendered as for the untouched one."""
-    weights = models.resolve(str(folder))
-    return Speaker(weights=weights, chat=_chat(config, weights), trust_remote_code=config.trust_remote_code)
+    return _other(config, models.resolve(str(folder)))
+
+
+def _other(config: "RunConfig", weights: Weights) -> Speaker:
+    chat = _chat(config, weights)
+    return Speaker(weights=weights, chat=chat, trust_remote_code=config.trust_remote_code, is_untouched=False)
 
 
 def _chat(config: "RunConfig", weights: Weights) -> Chat:

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import Any, TypeVar
 
 from radistill import seeds
@@ -45,6 +46,16 @@ class EventLoop:
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What a coroutine returns, or raises."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @contextmanager
+    def entered(self, manager: AbstractAsyncContextManager[Result]) -> Iterator[Result]:
+        """What an asynchronous context manager gives, entered and left in this loop."""
+        stack = AsyncExitStack()
+        found = self.run(stack.enter_async_context(manager))
+        try:
+            yield found
+        finally:
+            self.run(stack.aclose())
 
     def results(self, work: Callable[[Put], Coroutine[Any, Any, None]]) -> Iterator[list[Generation]]:
         """What `work` hands in, several requests together where they come fast.

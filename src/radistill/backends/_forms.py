@@ -34,6 +34,7 @@ PROBES = (
 """Conversations with the beginning of an answer, which the server is to go on from."""
 
 
+SECOND_BOS = "it puts a second BOS before a prompt"
 GREEDY = "yes, but it draws nothing at a temperature"
 DRAWN = 4
 """So often a probe is drawn to see whether the answers differ."""
@@ -87,7 +88,11 @@ class Form(ABC):
         match self.dialect:
             case "vllm":
                 shown = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
-                return {"stop_token_ids": stops, "return_token_ids": True, **shown, **self.special()}
+                # Else a server takes these from the model's generation_config.json.
+                plain = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+                none = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
+                words = {"stop_token_ids": stops, "return_token_ids": True, **shown, **self.special()}
+                return words | plain | none
             case "transformers":
                 # It draws only if its generation config says so, and would cut off what is not among the first 50.
                 config = {"do_sample": sampling.temperature > 0, "top_k": 0}
@@ -137,6 +142,8 @@ class Form(ABC):
                 answer = await client.post(self.path, self.body(request, 0), check=_with_choice)
                 self.read(request, 0, answer)
             except (Refused, Unusable) as problem:
+                if str(problem) == SECOND_BOS:
+                    self.strips_bos = True  # of use where the form is text: it is looked at again
                 return str(problem)
         return None
 
@@ -176,8 +183,7 @@ class Form(ABC):
         if read == sent:
             return None if ids is None else f"it has read other ids than were sent: {ids[:8]} …"
         if read == sent + 1 and self.chat.tokenizer.bos_token_id is not None:
-            self.strips_bos = True  # of use where the form is text: it is looked at again
-            return "it puts a second BOS before a prompt"
+            return SECOND_BOS
         what = "swallows a part of a prompt" if read < sent else "adds to a prompt, as a new turn does"
         return f"it {what}: {sent} tokens were sent, and it has read {read}"
 

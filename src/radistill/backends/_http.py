@@ -112,7 +112,8 @@ class Client:
             finally:
                 server.running -= 1
                 self._wake()
-            self._refuse_to_wait_for_ever(reason)
+            if attempt:  # a request that hangs may be the last one, and the limit of its time longer than our patience
+                self._refuse_to_wait_for_ever(reason)
             await asyncio.sleep(self._pause(attempt))
             attempt += 1
 
@@ -129,14 +130,11 @@ class Client:
         if response.status_code in BUSY or response.status_code in GONE:
             raise _Later(f"{server.url} says {response.status_code}", after=_retry_after(response.headers))
         if response.status_code >= 500 or response.status_code == 408:
-            raise Unusable(f"{server.url} says {response.status_code}: {_reason(response)}")
+            raise Unusable(f"{server.url} says {response.status_code}: {reason_of(response)}")
         if response.status_code in (401, 403):
-            raise BackendError(
-                f"{server.url} refuses the key ({response.status_code}): {_reason(response)}. Put a valid one into the "
-                "environment variable that generate.backend.api_key_env names."
-            )
+            raise BackendError(key_refused(server.url, response.status_code, reason_of(response)))
         if response.status_code >= 400:
-            raise Refused(f"the server says {response.status_code}: {_reason(response)}")
+            raise Refused(f"the server says {response.status_code}: {reason_of(response)}")
         if time.monotonic() - started > self.timeout / 2:
             server.was_too_much()
         try:
@@ -178,6 +176,14 @@ class Client:
             )
 
 
+def key_refused(url: str, status: int, reason: str) -> str:
+    """The message for a user whose key a server does not take."""
+    return (
+        f"{url} refuses the key ({status}): {reason}. Put a valid one into the environment variable that "
+        "generate.backend.api_key_env names."
+    )
+
+
 class _Later(Exception):
     def __init__(self, reason: str, *, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -197,7 +203,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return min(max(0.0, seconds), 10 * SLOWEST_RETRY)
 
 
-def _reason(response: "httpx2.Response") -> str:
+def reason_of(response: "httpx2.Response") -> str:
     """What an error's body says, in one line."""
     try:
         body = response.json()

@@ -74,14 +74,14 @@ def served(serving: Serving, speaker: Speaker) -> Iterator[Served]:
 
 
 def _watched(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    # Nothing phones home. What this process is told about Python's path is not meant for another environment.
+    # Nothing phones home. A key that others have set for their servers would lock us out of ours.
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "radistill.backends._watch", *command],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=os.environ | quiet,
+        env={name: value for name, value in (os.environ | quiet).items() if name != "VLLM_API_KEY"},
         start_new_session=True,  # Ctrl-C reaches this process alone
     )
 
@@ -129,7 +129,10 @@ def _command(serving: Serving, speaker: Speaker, port: int) -> tuple[list[str], 
     name = "untouched" if weights.adapter is not None else weights.name
     steps = ["--no-enable-chunked-prefill"] if _is_for_cpus(python) else []
     known = ["--served-model-name", name, "--max-logprobs", "-1", "--enable-prefix-caching"]
-    api = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights.folder)]
+    known += ["--generation-config", "vllm"]  # what is not said is neutral, whatever the model's own file says
+    # Our own path may lead to packages that are not that environment's.
+    bare = ["env", "-u", "PYTHONPATH"] if serving.env else []
+    api = [*bare, python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights.folder)]
     return [*api, *where, *known, *steps, *adapter, *code, *serving.args], weights.name
 
 
@@ -144,8 +147,7 @@ def _program(serving: Serving, name: str, how: str, *, holds: str | None = None)
     """
     folder = Path(serving.env).expanduser() if serving.env else Path(sys.prefix)
     program = folder / "bin" / name
-    has_it = holds is None or any(folder.glob(f"lib/python*/site-packages/{holds}/__init__.py"))
-    if not program.exists() or not has_it:
+    if not program.exists() or (holds is not None and not _says(program, f"u.find_spec({holds!r}) is not None")):
         raise BackendError(
             f"{serving.engine} is not installed in {folder}. Make an environment for it ({how}) and name its folder: "
             "--serve-env ENV, or generate.backend.serve_env."
@@ -155,7 +157,16 @@ def _program(serving: Serving, name: str, how: str, *, holds: str | None = None)
 
 def _is_for_cpus(python: str) -> bool:
     """Whether that vLLM runs on CPUs, where 0.32 dies of a seeded prompt that is read in two steps."""
-    return any(Path(python).parent.parent.glob("lib/python*/site-packages/vllm*cpu*.dist-info"))
+    names = "(f'{d.name} {d.version}' for d in m.distributions())"
+    return _says(Path(python), f"any(n.startswith('vllm') and 'cpu' in n for n in {names})")
+
+
+def _says(python: Path, holds: str) -> bool:
+    """Whether that interpreter finds it to be so; `u` and `m` are what it knows about packages."""
+    code = f"import importlib.util as u, importlib.metadata as m, sys; sys.exit(0 if {holds} else 1)"
+    # Not our own path: it is that environment which is asked.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([str(python), "-c", code], env=env, capture_output=True, check=False).returncode == 0
 
 
 def _free_port() -> int:

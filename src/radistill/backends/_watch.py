@@ -1,8 +1,8 @@
 """Lets no engine outlive the run that started it: `python -m radistill.backends._watch [COMMAND ...]`.
 
 Standard input is a pipe from the run. It ends when the run closes it or dies, by whatever signal; then the server that
-COMMAND started is ended with all its processes. Without a command it is the run's own children that are ended: engines
-that work in processes of their own. Otherwise a killed run would leave a GPU full.
+COMMAND started is ended with all its processes. With `--but PIDS` it is the run's own children that are ended but for
+those: engines that work in processes of their own. Otherwise a killed run would leave a GPU full.
 """
 
 import os
@@ -28,15 +28,23 @@ def serve(command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def guard(run: int) -> int:
-    """Remember the children of a process as long as the pipe is open, and end them then."""
+def guard(run: int, others: set[int]) -> int:
+    """Remember the children of a process as long as the pipe is open, and end them then, unless all is well.
+
+    Args:
+        run: the process.
+        others: children that are none of ours.
+    """
+    others = others | {os.getpid()}
     import psutil
 
     children: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(run)
-        while not _is_over(LOOK):
-            children = [child for child in process.children(recursive=True) if child.pid != os.getpid()]
+        while (said := _said(LOOK)) is None:
+            children = [child for child in process.children(recursive=True) if child.pid not in others]
+        if said:
+            return 0
     for child in children:
         with suppress(psutil.NoSuchProcess):
             child.terminate()
@@ -47,10 +55,10 @@ def guard(run: int) -> int:
     return 0
 
 
-def _is_over(timeout: float) -> bool:
-    """Whether the pipe has ended, within so many seconds."""
+def _said(timeout: float) -> bytes | None:
+    """What came through the pipe within so many seconds; nothing if it has ended, None if it is silent."""
     readable, _, _ = select.select([0], [], [], timeout)
-    return bool(readable) and not os.read(0, 1)
+    return os.read(0, 16) if readable else None
 
 
 def _when_left(server: "subprocess.Popen[bytes]") -> None:
@@ -70,4 +78,5 @@ def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes the pipe in its own time
-    sys.exit(serve(sys.argv[1:]) if sys.argv[1:] else guard(os.getppid()))
+    words = sys.argv[1:]
+    sys.exit(guard(os.getppid(), {int(word) for word in words[1:]}) if words[:1] == ["--but"] else serve(words))

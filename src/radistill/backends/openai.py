@@ -9,7 +9,8 @@ as their batches allow. Every key is stored exactly once, whatever the server do
 
 import os
 import shlex
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -23,12 +24,17 @@ from pydantic import Field, field_validator
 from radistill import models
 from radistill.backends import _asking as asking
 from radistill.backends import _forms as forms
-from radistill.backends._http import Client, Refused, Server
+from radistill.backends._http import Client, Refused, Server, key_refused, reason_of
 from radistill.backends._serving import Serving, served
 from radistill.backends.base import Backend, Generator
 from radistill.errors import BackendError
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
+
+OURS = frozenset(
+    f"--{name}" for name in ("host", "port", "model", "served-model-name", "api-key", "lora-modules", "uds")
+)
+"""What a server is told by radistill; a key in arguments would be written down."""
 
 
 class OpenAI(Backend):
@@ -68,6 +74,14 @@ class OpenAI(Backend):
     serve_timeout: float = Field(1200.0, gt=0)
     """Seconds that the server may take to start: large weights load slowly."""
 
+    @field_validator("serve_args")
+    @classmethod
+    def _not_ours(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for word in given:
+            if (name := word.partition("=")[0]) in OURS:
+                raise ValueError(f"{name} is said by radistill itself and cannot be given")
+        return given
+
     @field_validator("base_url", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
@@ -93,7 +107,8 @@ class OpenAI(Backend):
         """
         with self._served(speaker) as settings, asking.EventLoop() as loop:
             found = loop.run(_looked_at(settings, speaker))
-            yield OpenAIGenerator(settings, speaker, loop, *found)
+            with loop.entered(_client(settings)) as client:
+                yield OpenAIGenerator(settings, speaker, loop, client, *found)
 
     @contextmanager
     def _served(self, speaker: Speaker) -> "Iterator[OpenAI]":
@@ -106,6 +121,23 @@ class OpenAI(Backend):
             yield self.model_copy(update={"base_url": (server.url,), "served_model": server.model})
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A model in a server's list."""
+
+    name: str
+    owner: str
+    """What the server says it is itself."""
+    context: int = 1 << 30
+    """Longest prompt and answer together, where it is told."""
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Listed":
+        """From the server's own words."""
+        context = told.get("max_model_len")
+        return cls(str(told["id"]), str(told.get("owned_by", "")), context if isinstance(context, int) else 1 << 30)
+
+
 @dataclass
 class OpenAIGenerator:
     """See `OpenAI`."""
@@ -113,8 +145,10 @@ class OpenAIGenerator:
     settings: OpenAI
     speaker: Speaker
     loop: asking.EventLoop
+    client: Client
+    """What it has learned about the servers serves all that is asked."""
     form: forms.Form
-    engine: str
+    listed: Listed
     capabilities: dict[str, str]
     """For each form that was tried, `yes` or what is wrong with it."""
 
@@ -122,13 +156,17 @@ class OpenAIGenerator:
     def identity(self) -> str:
         """Weights, engine, what the server calls the model, how it is asked, and where an answer ends."""
         started = [shlex.join(self.settings.serve_args)] if self.settings.serve_args else []
-        parts = (self.engine, self.form.model, self.form.name, *started, f"stops {list(self.speaker.chat.stop_ids)}")
+        # What a server that was started calls the model says nothing but where its folder lies.
+        named = [] if self.settings.serve_with else [self.form.model]
+        drawn = [] if self.settings.seeded else ["unseeded"]
+        ends = (f"context {self.context}", f"stops {list(self.speaker.chat.stop_ids)}")
+        parts = (self.listed.owner, *named, self.form.name, *started, *drawn, *ends)
         return "|".join((self.speaker.weights.identity, "openai", *parts))
 
     @cached_property
     def context(self) -> int:
-        """Positions the model was made for."""
-        return models.context_length(self.speaker.weights.folder) or 1 << 30
+        """Positions the model was made for, or fewer if the server has room for fewer."""
+        return min(models.context_length(self.speaker.weights.folder) or 1 << 30, self.listed.context)
 
     def room(self, request: Request) -> int:
         """So many tokens may be written before the context is full.
@@ -148,16 +186,15 @@ class OpenAIGenerator:
             yield from self.loop.results(lambda put: self._all(todo, put))
 
     async def _all(self, todo: Sequence[Request], put: asking.Put) -> None:
-        settings = self.settings
-        async with _client(settings) as client:
-            width = settings.concurrency * len(settings.base_url)
-            await asking.each(todo, width, lambda request: self._one(client, request), put)
+        self.client.last_good = time.monotonic()
+        width = self.settings.concurrency * len(self.settings.base_url)
+        await asking.each(todo, width, self._one, put)
 
-    async def _one(self, client: Client, request: Request) -> list[Generation]:
-        return [await self._answer(client, request, index) for index in range(request.sampling.n)]
+    async def _one(self, request: Request) -> list[Generation]:
+        return [await self._answer(request, index) for index in range(request.sampling.n)]
 
-    async def _answer(self, client: Client, request: Request, index: int) -> Generation:
-        form = self.form
+    async def _answer(self, request: Request, index: int) -> Generation:
+        form, client = self.form, self.client
         try:
             if request.purpose == "score":
                 return await _score(client, form, request)
@@ -169,7 +206,13 @@ class OpenAIGenerator:
                 )
             body = form.body(request, index)
             body["max_tokens"] = min(body["max_tokens"], self.room(request))
-            return await _posted(client, form, body, lambda answer: form.read(request, index, answer))
+            found = await _posted(client, form, body, lambda answer: form.read(request, index, answer))
+            if form.name == "ids" and found.finish_reason == "length" and found.n_tokens < body["max_tokens"]:
+                raise Refused(
+                    f"the server cut the answer after {found.n_tokens} of {body['max_tokens']} tokens: vLLM takes "
+                    "limits from the model's generation_config.json unless it is started with --generation-config vllm"
+                )
+            return found
         except Refused as refused:
             return asking.failed(request, index, str(refused))
 
@@ -203,50 +246,68 @@ async def _client(settings: OpenAI) -> AsyncIterator[Client]:
         yield Client(servers, http, settings.timeout, settings.patience, settings.tries)
 
 
-async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, str, dict[str, str]]:
-    """The form that all servers can do, their engine, and what came of the others."""
-    seen: list[tuple[forms.Form, str, dict[str, str]]] = []
+async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, Listed, dict[str, str]]:
+    """The form that all servers can do, what they say of the model, and what came of the other forms."""
+    seen: list[tuple[forms.Form, Listed, dict[str, str]]] = []
     for url in settings.base_url:
         alone = settings.model_copy(update={"base_url": (url,)})
         async with _client(alone) as client:
-            model, engine = await _model(client, settings, speaker)
-            form, found = await forms.find(client, speaker.chat, model, settings.form, seeded=settings.seeded)
+            model = await _model(client, settings, speaker)
+            form, found = await forms.find(client, speaker.chat, model.name, settings.form, seeded=settings.seeded)
         if form is None:
             tried = "\n".join(f"  {name}: {problem}" for name, problem in found.items())
             raise BackendError(
-                f"{url} cannot go on with {model} from the beginning of an answer, which radistill needs:\n{tried}\n"
+                f"{url} cannot go on with {model.name} from the beginning of an answer, which radistill needs:\n"
+                f"{tried}\n"
                 "Serve it with vLLM or SGLang, or use generate.backend=transformers."
             )
-        seen.append((form, engine, found))
-    kinds = {(form.name, engine, form.model) for form, engine, _ in seen}
+        seen.append((form, model, found))
+    kinds = {(form.name, form.dialect, model.owner, model.name, str(model.context)) for form, model, _ in seen}
     if len(kinds) > 1:
         shown = ", ".join(" ".join(kind) for kind in sorted(kinds))
         raise BackendError(f"the servers differ ({shown}); rows of one run must come from equal ones.")
     return seen[0]
 
 
-async def _model(client: Client, settings: OpenAI, speaker: Speaker) -> tuple[str, str]:
-    """What the server calls the model, and what it says it is itself."""
+async def _model(client: Client, settings: OpenAI, speaker: Speaker) -> Listed:
+    """The model that is asked.
+
+    Raises:
+        BackendError: the server has another, or cannot be asked.
+    """
     import httpx2
 
-    url, wanted = client.servers[0].url, settings.served_model
+    url, name = client.servers[0].url, speaker.weights.name
+    # Whoever names the server's model means the run's; a server that was started serves what it was started for.
+    wanted = settings.served_model if speaker.is_untouched or settings.serve_with else None
     try:
         response = await client.http.get(f"{url}/models")
         if response.is_server_error and wanted is not None:
-            return wanted, settings.serve_with or ""  # `transformers serve` stumbles where there is no hub cache
+            # `transformers serve` stumbles where there is no hub cache.
+            return Listed(wanted, settings.serve_with or "")
+        if response.status_code in (401, 403):
+            raise BackendError(key_refused(url, response.status_code, reason_of(response)))
         response.raise_for_status()
-        listed = [(str(m["id"]), str(m.get("owned_by", ""))) for m in response.json()["data"]]
-    except (httpx2.HTTPError, ValueError, LookupError, TypeError) as error:
+        listed = [Listed.of(m) for m in response.json()["data"]]
+    except (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BackendError(
             f"{url}/models does not answer as an OpenAI-compatible server: {type(error).__name__} {error}. Start the "
             "server, or name it with generate.backend.base_url."
         ) from error
-    for name, owner in listed:
-        if name == (wanted or speaker.weights.name) or (wanted is None and len(listed) == 1):
-            return name, owner
+    for found in listed:
+        if found.name == (wanted or name):
+            return found
     if wanted is not None:
-        return wanted, settings.serve_with or ""  # some list what they have loaded, and load what is asked for
-    names = ", ".join(name for name, _ in listed) or "none"
+        return Listed(wanted, settings.serve_with or "")  # some list what they have loaded, and load what is asked for
+    names = ", ".join(found.name for found in listed) or "none"
+    if not speaker.is_untouched:
+        raise BackendError(
+            f"{url} serves {names}, not {name}, and another model must not answer in its place. Let radistill serve "
+            f"each model itself (generate.backend.serve_with=vllm), serve it under the name {name}, or use "
+            "generate.backend=transformers for this stage."
+        )
+    if len(listed) == 1:
+        return listed[0]
     raise BackendError(
         f"{url} serves {names}, not {speaker.weights.name!r}. Name one with generate.backend.served_model."
     )

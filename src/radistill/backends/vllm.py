@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import count
@@ -36,6 +36,10 @@ IN_FLIGHT = 2048
 """So many answers are at least asked for at once, more than an engine works on, so that it never waits."""
 OURS = ("model", "tokenizer", "skip_tokenizer_init", "trust_remote_code", "enable_lora", "enable_prefix_caching")
 """Arguments of the engine that this backend sets itself."""
+ROOM = frozenset(
+    {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "cpu_offload_gb", "download_dir", "load_format"}
+)
+"""Arguments of the engine that change no answer."""
 NOT_INSTALLED = (
     "generate.backend: vllm needs vLLM in the same environment, and it is not installed there: pip install "
     "'radistill[vllm]'. Or let radistill start a server from an environment of its own: radistill generate … "
@@ -74,6 +78,12 @@ class VLLM(Backend):
             if name in OURS:
                 raise ValueError(f"{name} is set by radistill and cannot be given")
         return given
+
+    @property
+    def telling(self) -> dict[str, Any]:
+        """Without the engine's arguments that are about room and speed alone."""
+        given = super().telling
+        return given | {"engine_args": {k: v for k, v in given["engine_args"].items() if k not in ROOM}}
 
     def missing(self) -> str | None:
         """VLLM itself."""
@@ -124,14 +134,17 @@ class VLLMGenerator:
     def identity(self) -> str:
         """Weights, engine, precision, whatever else the engine was told, and where an answer ends."""
         precision = str(self.engine.model_config.dtype).removeprefix("torch.")
-        told = f"|{json.dumps(self.settings.engine_args, sort_keys=True)}" if self.settings.engine_args else ""
-        stops = f"stops {list(self.speaker.chat.stop_ids)}"
-        return f"{self.speaker.weights.identity}|vllm|{precision}{told}|{stops}"
+        arguments = self.settings.telling["engine_args"]
+        told = [json.dumps(arguments, sort_keys=True)] if arguments else []
+        drawn = [] if self.settings.seeded else ["unseeded"]
+        ends = (f"context {self.context}", f"stops {list(self.speaker.chat.stop_ids)}")
+        return "|".join((self.speaker.weights.identity, "vllm", precision, *told, *drawn, *ends))
 
     def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
         """See `Generator.answers`."""
         todo = [request for request in plan if request.key in lacking]
-        width = max(IN_FLIGHT, 4 * self.settings.engine_args.get("max_num_seqs", 0))
+        at_once = int(self.engine.scheduler_config.max_num_seqs) * self.settings.data_parallel_size
+        width = max(IN_FLIGHT, 4 * at_once)
         if todo:
             yield from self.loop.results(lambda put: asking.each(todo, width, self._answers, put))
 
@@ -214,13 +227,18 @@ class VLLMGenerator:
 @contextmanager
 def _guarded() -> Iterator[None]:
     """Whatever ends this process, the engine's processes end with it: alone they would go on, and fill a GPU."""
-    command = [sys.executable, "-m", "radistill.backends._watch"]
+    import psutil
+
+    others = [str(child.pid) for child in psutil.Process().children(recursive=True)]
+    command = [sys.executable, "-m", "radistill.backends._watch", "--but", *others]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert guard.stdin is not None
     try:
         yield
+        guard.stdin.write(b"well")  # the engine has ended by itself
     finally:
-        assert guard.stdin is not None
-        guard.stdin.close()
+        with suppress(BrokenPipeError):
+            guard.stdin.close()
         guard.wait()
 
 
@@ -230,6 +248,7 @@ def _started(settings: VLLM, speaker: Speaker) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
         raise BackendError(settings.missing() or f"vLLM cannot be loaded: {error}") from error
@@ -241,7 +260,8 @@ def _started(settings: VLLM, speaker: Speaker) -> Any:
                 f"generate.backend.engine_args.{name}: this vLLM has no such argument.{did_you_mean(name, known)}"
             )
     try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # Its limits on batches hang on what it is used for; by default they are the smallest.
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
     except (ValueError, RuntimeError, OSError, TypeError, NotImplementedError) as error:
         raise BackendError(
             f"vLLM cannot be started with {speaker.weights.name}: {error}\nIf memory does not suffice, lower "
