@@ -62,7 +62,8 @@ def test_what_is_there_is_counted(folder: Path) -> None:
     found = care.looked_through(folder)
     assert (found.shards, found.keys, found.rows, found.failed, found.scored, found.doubled) == (4, 7, 8, 1, 3, 1)
     assert found.finish_reasons == {"error": 3, "stop": 5}
-    assert (found.tokens, found.damaged_bytes, found.problems) == (10, len(b'{"key": "z", "index": 0'), [])
+    assert (found.tokens, found.unfinished_bytes) == (10, len(b'{"key": "z", "index": 0'))
+    assert (found.damaged_bytes, found.problems) == (0, [])
     assert found.bytes == sum(f.stat().st_size for f in (folder / "shards").iterdir())
 
 
@@ -76,7 +77,7 @@ def test_compacting_drops_what_nobody_reads_and_changes_nothing_else(folder: Pat
     (folder / "index.sqlite").unlink()
     assert everything(folder) == before
     found = care.looked_through(folder)
-    assert (found.doubled, found.damaged_bytes, found.finish_reasons) == (0, 0, {"error": 2, "stop": 4})
+    assert (found.doubled, found.unfinished_bytes, found.finish_reasons) == (0, 0, {"error": 2, "stop": 4})
     assert care.compact(folder)["shards_after"] == 2
     assert everything(folder) == before
 

@@ -53,6 +53,8 @@ class Ledger:
         self.shards = path / "shards"
         self._writing: IO[bytes] | None = None
         self._mine: FileLock | None = None
+        self.begun: list[str] = []
+        """Shards that were written through this object."""
         with _messages(path):
             self._index = self._open_index()
             try:
@@ -66,7 +68,7 @@ class Ledger:
 
         One transaction, so that other processes never see an index that is half built.
         """
-        scanned: dict[str, int] = dict(self._select("select name, scanned from shards"))
+        scanned = self.scanned()
         # After the query: a shard that another process has just begun would otherwise seem to be missing.
         there = {shard.name: shard.stat().st_size for shard in self.files()}
         if (
@@ -85,7 +87,7 @@ class Ledger:
                 scanned = {}
             for name in sorted(name for name, size in there.items() if size > scanned.get(name, 0)):
                 for block in files.blocks(self.shards / name, scanned.get(name, 0)):
-                    self._enter(name, block)
+                    enter(self._index, name, block)
 
     def files(self) -> list[Path]:
         """All shards, in the order of their names, which is that of their beginnings."""
@@ -149,6 +151,17 @@ class Ledger:
         )
         return {(key, index): (name, start, bad) for key, index, name, start, bad in self._select_for(query, keys)}
 
+    def scanned(self) -> dict[str, int]:
+        """So many bytes of each shard are in the index."""
+        return dict(self._select("select name, scanned from shards"))
+
+    def copied_index(self) -> sqlite3.Connection:
+        """What the index holds now, in a temporary file."""
+        copy = sqlite3.connect("")
+        with _messages(self.path):
+            self._index.backup(copy)
+        return copy
+
     def _read(self, keys: Sequence[str]) -> dict[str, list[Generation]]:
         found: dict[str, list[Generation]] = {}
         ordered = sorted((name, start, key, index) for (key, index), (name, start, _) in self.places(keys).items())
@@ -189,6 +202,7 @@ class Ledger:
         path = self.shards / f"{self._new_name()}-{zlib.crc32(written):08x}{ARRAYS}"
         with atomic(path) as file:
             file.write(written)
+        self.begun.append(path.name)
         places = [files.Place(g.key, g.index, at, False) for at, g in enumerate(generations)]
         self._entered(path.name, Block(places, len(written)))
 
@@ -212,6 +226,7 @@ class Ledger:
             self._mine = self.lock_of(name)
             self._mine.acquire()
             self._writing = (self.shards / name).open("xb")
+            self.begun.append(name)
             sync_folder(self.shards)
         return self._writing
 
@@ -239,17 +254,7 @@ class Ledger:
         with _messages(self.path), self._transaction():
             scanned = self._index.execute("select scanned from shards where name = ?", (shard,)).fetchone()
             if scanned is None or scanned[0] < block.end:
-                self._enter(shard, block)
-
-    def _enter(self, shard: str, block: Block) -> None:
-        self._index.execute(
-            "insert into shards (name, scanned) values (?, ?) on conflict (name) do update "
-            "set scanned = excluded.scanned",
-            (shard, block.end),
-        )
-        (number,) = self._index.execute("select id from shards where name = ?", (shard,)).fetchone()
-        rows = sorted((p.key, p.index, number, p.start, int(p.failed)) for p in block.places)
-        self._index.executemany(ENTER, rows)
+                enter(self._index, shard, block)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -290,6 +295,16 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+def enter(index: sqlite3.Connection, shard: str, block: Block) -> None:
+    """Put a commit of that shard into an index."""
+    index.execute(
+        "insert into shards (name, scanned) values (?, ?) on conflict (name) do update set scanned = excluded.scanned",
+        (shard, block.end),
+    )
+    (number,) = index.execute("select id from shards where name = ?", (shard,)).fetchone()
+    index.executemany(ENTER, sorted((p.key, p.index, number, p.start, int(p.failed)) for p in block.places))
 
 
 def _connected(file: Path) -> sqlite3.Connection:

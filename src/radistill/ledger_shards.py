@@ -1,12 +1,12 @@
 """The files a ledger consists of: rows as JSON Lines closed by commit lines, and log-probabilities as parquet.
 
 A JSON Lines shard grows by commits, each a block of rows closed by a line with their number and checksum. What no such
-line follows (a killed process, a full disk) does not exist. A parquet shard is one commit: it appears whole under a
+line follows (a killed process, a full disk) does not exist; lines that one follows which does not answer for them were
+changed since. A parquet shard is one commit: it appears whole under a
 name that ends in its checksum, or not at all. Log-probabilities are arrays, a hundred times larger than the text they
 are about, so they are never written as JSON.
 """
 
-import contextlib
 import io
 import json
 import zlib
@@ -46,6 +46,21 @@ class Block:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Lines of a shard that were changed since: a commit line follows them, or did, and does not answer for them."""
+
+    first: int
+    last: int
+    """Numbers of lines, from 1."""
+    start: int
+    end: int
+    """Bytes, the last one not included."""
+
+    def __str__(self) -> str:
+        return f"lines {self.first} to {self.last} (bytes {self.start} to {self.end})"
+
+
 def block_of(generations: Sequence[Generation], start: int) -> tuple[bytes, Block]:
     """The bytes of a commit that begins at that byte of a shard."""
     lines = [json_line(_plain(generation), compact=True) for generation in generations]
@@ -71,7 +86,18 @@ def blocks(shard: Path, begin: int = 0) -> Iterator[Block]:
         return
     with shard.open("rb") as file:
         file.seek(begin)
-        yield from _blocks(file)
+        yield from (part for part in _parts(file) if isinstance(part, Block))
+
+
+def damages(shard: Path, known: int = 0) -> list[Damage]:
+    """What was changed in a JSON Lines shard; lines at its end that no commit line follows yet are only unfinished.
+
+    Args:
+        shard: to be read from its beginning.
+        known: so many bytes of it were committed once; what is unfinished before that was changed too.
+    """
+    with shard.open("rb") as file:
+        return [part for part in _parts(file, known) if isinstance(part, Damage)]
 
 
 def is_whole(shard: Path) -> bool:
@@ -140,19 +166,35 @@ def _plain(generation: Generation) -> dict[str, Any]:
     return {name: getattr(generation, name) for name in FIELDS}
 
 
-def _blocks(file: IO[bytes]) -> Iterator[Block]:
+def _parts(file: IO[bytes], known: int = 0) -> Iterator[Block | Damage]:
     lines: list[tuple[bytes, int]] = []
-    at = file.tell()
+    at, number = file.tell(), 0
     for line in file:
-        if not line.endswith(b"\n"):
-            return  # torn: still being written, or never finished
+        number += 1
         at += len(line)
-        if not line.startswith(b'{"commit"'):
+        if not line.startswith(b'{"commit"') or not line.endswith(b"\n"):
             lines.append((line, at - len(line)))
             continue
-        with contextlib.suppress(ValueError, TypeError, LookupError):
-            yield Block(_committed(lines, json.loads(line)), at)
+        first, start = number - len(lines), at - len(line)
+        try:
+            places = _committed(lines, json.loads(line))
+        except (ValueError, TypeError, LookupError):
+            yield Damage(first, number, lines[0][1] if lines else start, at)
+        else:
+            if loose := len(lines) - len(places):
+                yield Damage(first, first + loose - 1, lines[0][1], lines[loose][1] if places else start)
+            yield Block(places, at)
         lines = []
+    # A write that was not finished consists of rows, and of the beginning of a line.
+    if lines and (lines[0][1] < known or not all(_is_row(line) for line, _ in lines if line.endswith(b"\n"))):
+        yield Damage(number - len(lines) + 1, number, lines[0][1], at)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return "key" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 def _committed(lines: Sequence[tuple[bytes, int]], commit: Any) -> list[Place]:
