@@ -103,7 +103,7 @@ def test_a_write_that_was_cut_off_is_no_damage(tmp_path: Path, kept: float) -> N
 def test_rows_that_would_be_lost_stop_the_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, KEYS)
     append = Ledger.append
-    monkeypatch.setattr(Ledger, "append", lambda ledger, rows: append(ledger, rows[1:]))
+    monkeypatch.setattr(Ledger, "append", lambda ledger, rows, firsts: append(ledger, rows[1:], firsts[1:]))
     before = bytes_of(tmp_path)
     with pytest.raises(RunFolderError, match=r"would lose or change row 0 of 00, so nothing was deleted"):
         care.compact(tmp_path)

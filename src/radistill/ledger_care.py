@@ -17,7 +17,7 @@ from radistill import ledger_shards as files
 from radistill.config import stored_config
 from radistill.errors import RunFolderError
 from radistill.files import atomic
-from radistill.ledger import SCHEMA, Ledger, enter, open_ledger
+from radistill.ledger import SCHEMA, Ledger, enter, first_place, open_ledger
 from radistill.ledger_shards import ARRAYS, TEXT
 from radistill.making import Making
 from radistill.records import Generation, json_line
@@ -29,6 +29,9 @@ CHUNK = 1000
 """Rows that are read, or committed, together."""
 BIG = 64 << 20
 """Bytes of log-probabilities in one shard, about."""
+
+Wanted = dict[str, list[tuple[int, str]]]
+"""By shard: where rows begin, and of failures, where they were written first."""
 
 
 @dataclass
@@ -156,12 +159,13 @@ def compact(path: Path) -> dict[str, int]:
         _refuse_damage(ledger)
         held.enter_context(closing(known := ledger.copied_index()))
         before = {"bytes_before": sum(s.stat().st_size for s in old), "shards_before": len(old)}
-        wanted = {shard.name: list(_live(ledger, shard)) for shard in old}
+        seen: set[tuple[str, int, str]] = set()
+        wanted = {shard.name: list(_live(ledger, shard, seen)) for shard in old}
         written = Ledger(path)  # a writer of its own: its shards come after the old ones
         try:
-            for rows in _chunks(_rows(old, wanted, TEXT)):
-                written.append(rows)
-            for rows in _by_size(_rows(old, wanted, ARRAYS)):
+            for copies in _chunks(_texts(old, wanted)):
+                written.append([row for row, _ in copies], [first for _, first in copies])
+            for rows in _by_size(_scores(old, wanted)):
                 written.append(rows)
         finally:
             written.close()
@@ -209,14 +213,25 @@ def _refuse_loss(ledger: Ledger, known: sqlite3.Connection, old: Set[str], writt
             )
 
 
-def _live(ledger: Ledger, shard: Path) -> Iterator[int]:
-    """Where the rows of a shard begin that are read, or counted as failures."""
+def _live(ledger: Ledger, shard: Path, seen: set[tuple[str, int, str]]) -> Iterator[tuple[int, str]]:
+    """Where the rows of a shard begin that are read, or counted as failures, and where those were written first.
+
+    Args:
+        ledger: that has read the shard.
+        shard: one of its shards.
+        seen: failures that were found so far; a compaction that was killed leaves each of them twice.
+    """
     for block in files.blocks(shard):
         read = ledger.places([place.key for place in block.places])
         for place in block.places:
             name, start, failures = read[place.key, place.index]
-            if (name, start) == (shard.name, place.start) or (place.failed and failures):
-                yield place.start
+            if place.failed:
+                failure = (place.key, place.index, first_place(shard.name, place))
+                if failures and failure not in seen:
+                    seen.add(failure)
+                    yield place.start, failure[-1]
+            elif (name, start) == (shard.name, place.start):
+                yield place.start, ""
 
 
 def _is_free(ledger: Ledger, shard: Path, held: ExitStack) -> bool:
@@ -233,10 +248,16 @@ def _is_free(ledger: Ledger, shard: Path, held: ExitStack) -> bool:
     return True
 
 
-def _rows(shards: Sequence[Path], wanted: dict[str, list[int]], suffix: str) -> Iterator[Generation]:
-    for shard in shards:
-        if shard.suffix == suffix:
-            yield from files.read(shard, wanted[shard.name])
+def _texts(shards: Sequence[Path], wanted: Wanted) -> Iterator[tuple[Generation, str]]:
+    for shard in (s for s in shards if s.suffix == TEXT):
+        places = wanted[shard.name]
+        for row, (_, first) in zip(files.read(shard, [start for start, _ in places]), places, strict=True):
+            yield row, first
+
+
+def _scores(shards: Sequence[Path], wanted: Wanted) -> Iterator[Generation]:
+    for shard in (s for s in shards if s.suffix == ARRAYS):
+        yield from files.read(shard, [start for start, _ in wanted[shard.name]])
 
 
 def _by_size(rows: Iterable[Generation]) -> Iterator[list[Generation]]:

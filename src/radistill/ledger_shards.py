@@ -36,6 +36,8 @@ class Place:
     start: int
     """Byte at which its line begins; of a parquet shard, its number."""
     failed: bool
+    first: str = ""
+    """Of the copy of a failure: where it was written first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,17 @@ class Damage:
         return f"lines {self.first} to {self.last} (bytes {self.start} to {self.end})"
 
 
-def block_of(generations: Sequence[Generation], start: int) -> tuple[bytes, Block]:
-    """The bytes of a commit that begins at that byte of a shard."""
-    lines = [json_line(_plain(generation), compact=True) for generation in generations]
+def block_of(generations: Sequence[Generation], start: int, firsts: Sequence[str] = ()) -> tuple[bytes, Block]:
+    """The bytes of a commit that begins at that byte of a shard; `firsts` are those of the places, if any is a copy."""
+    firsts = firsts or [""] * len(generations)
+    rows_and_firsts = zip(generations, firsts, strict=True)
+    lines = [json_line(_plain(g) | ({"first": first} if first else {}), compact=True) for g, first in rows_and_firsts]
     rows = b"".join(lines)
     commit = b'{"commit": %d, "crc32": %d}\n' % (len(lines), zlib.crc32(rows))
     places = []
     at = start
-    for generation, line in zip(generations, lines, strict=True):
-        places.append(Place(generation.key, generation.index, at, generation.finish_reason == "error"))
+    for generation, line, first in zip(generations, lines, firsts, strict=True):
+        places.append(Place(generation.key, generation.index, at, generation.finish_reason == "error", first))
         at += len(line)
     return rows + commit, Block(places, at + len(commit))
 
@@ -127,7 +131,7 @@ def generation_of(row: dict[str, Any]) -> Generation:
             "the ledger holds log-probabilities as JSON, as earlier versions wrote them. Name another folder with "
             "generate.ledger=DIR; they are asked for again."
         )
-    return Generation(**{**row, "token_ids": tuple(row["token_ids"])})
+    return Generation(**{**{k: v for k, v in row.items() if k != "first"}, "token_ids": tuple(row["token_ids"])})
 
 
 def bytes_of_arrays(generations: Sequence[Generation]) -> bytes:
@@ -202,7 +206,10 @@ def _committed(lines: Sequence[tuple[bytes, int]], commit: Any) -> list[Place]:
     if len(block) != commit["commit"] or zlib.crc32(b"".join(line for line, _ in block)) != commit["crc32"]:
         raise ValueError("the lines before this commit are not those it closed")
     rows = ((json.loads(line), start) for line, start in block)
-    return [Place(row["key"], row["index"], start, row["finish_reason"] == "error") for row, start in rows]
+    return [
+        Place(row["key"], row["index"], start, row["finish_reason"] == "error", row.get("first", ""))
+        for row, start in rows
+    ]
 
 
 def _array_places(shard: Path) -> list[Place]:
