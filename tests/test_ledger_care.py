@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from radistill import ledger_care as care
 from radistill.cli import app
 from radistill.errors import RunFolderError
-from radistill.ledger import open_ledger
+from radistill.ledger import Ledger, open_ledger
 from radistill.logprobs import LogProbs
 from radistill.records import Generation
 
@@ -62,7 +62,8 @@ def test_what_is_there_is_counted(folder: Path) -> None:
     found = care.looked_through(folder)
     assert (found.shards, found.keys, found.rows, found.failed, found.scored, found.doubled) == (4, 7, 8, 1, 3, 1)
     assert found.finish_reasons == {"error": 3, "stop": 5}
-    assert (found.tokens, found.damaged_bytes, found.problems) == (10, len(b'{"key": "z", "index": 0'), [])
+    assert (found.tokens, found.unfinished_bytes) == (10, len(b'{"key": "z", "index": 0'))
+    assert (found.damaged_bytes, found.problems) == (0, [])
     assert found.bytes == sum(f.stat().st_size for f in (folder / "shards").iterdir())
 
 
@@ -76,8 +77,78 @@ def test_compacting_drops_what_nobody_reads_and_changes_nothing_else(folder: Pat
     (folder / "index.sqlite").unlink()
     assert everything(folder) == before
     found = care.looked_through(folder)
-    assert (found.doubled, found.damaged_bytes, found.finish_reasons) == (0, 0, {"error": 2, "stop": 4})
+    assert (found.doubled, found.unfinished_bytes, found.finish_reasons) == (0, 0, {"error": 2, "stop": 4})
     assert care.compact(folder)["shards_after"] == 2
+    assert everything(folder) == before
+
+
+def killed(path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compaction that ends before it deletes its shard of that number."""
+    unlink, left = Path.unlink, at
+
+    def unlinked(file: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if file.parent == path / "shards" and not file.name.endswith(".part"):
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+        unlink(file, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlinked)
+        with pytest.raises(KeyboardInterrupt):
+            care.compact(path)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("index", ["kept", "deleted"])
+def test_a_compaction_that_was_killed_counts_no_failure_twice(
+    folder: Path, at: int, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(folder)
+    for _ in range(3):
+        killed(folder, at, monkeypatch)
+        if index == "deleted":
+            (folder / "index.sqlite").unlink()
+        assert everything(folder) == before
+    assert before[2] == {"c": 2}
+    with open_ledger(folder) as ledger:
+        ledger.append([failed("c")])
+        assert ledger.failures("c") == {"c": 3}
+    care.compact(folder)
+    assert care.looked_through(folder).finish_reasons == {"error": 3, "stop": 4}
+    with open_ledger(folder) as ledger:
+        assert ledger.failures("c") == {"c": 3}
+        ledger.append([good("c")])
+        assert ledger.missing(KEYS) == set()
+    care.compact(folder)
+    assert care.looked_through(folder).finish_reasons == {"stop": 5}
+
+
+def test_failures_are_counted_as_they_were_while_copies_are_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    append = Ledger.append
+
+    def watched(ledger: Ledger, *rows: Any) -> None:
+        append(ledger, *rows)
+        counts.append(ledger.failures(KEYS))
+
+    monkeypatch.setattr(Ledger, "append", watched)
+    care.compact(folder)
+    assert counts == [{"c": 2}, {"c": 2}]
+
+
+def test_an_index_that_does_not_know_the_tries_is_built_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    before = everything(folder)
+    with sqlite3.connect(folder / "index.sqlite") as index:
+        index.execute("drop table tries")
+        index.execute("pragma user_version = 0")
+    index.close()
+    killed(folder, 0, monkeypatch)
     assert everything(folder) == before
 
 

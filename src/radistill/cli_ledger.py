@@ -29,8 +29,10 @@ def status(folder: Folder = DEFAULT, as_json: Json = False) -> None:
     typer.echo(f"{found.path}: {found.shards:,} shards, {care.size_of(found.bytes)}")
     typer.echo(f"  {found.keys:,} requests, {found.rows:,} rows ({reasons or 'no text'}; {found.scored:,} scored)")
     typer.echo(f"  {found.tokens:,} tokens written; {found.failed:,} requests without a good answer")
-    if found.doubled or found.damaged_bytes:
-        typer.echo(f"  {found.doubled:,} doubled rows, {care.size_of(found.damaged_bytes)} of unfinished writes")
+    if found.doubled or found.unfinished_bytes:
+        typer.echo(f"  {found.doubled:,} doubled rows, {care.size_of(found.unfinished_bytes)} of unfinished writes")
+    if found.problems:
+        typer.echo(f"  {care.size_of(found.damaged_bytes)} are damaged: see `radistill ledger verify {folder}`")
 
 
 @ledger.command()
@@ -45,8 +47,8 @@ def verify(folder: Folder = DEFAULT, as_json: Json = False) -> None:
         for problem in found.problems:
             typer.echo(f"problem: {problem}")
         typer.echo(f"{found.rows:,} rows in {found.shards:,} shards: {'damaged' if found.problems else 'whole'}")
-        if found.damaged_bytes:
-            typer.echo(f"{care.size_of(found.damaged_bytes)} belong to unfinished or damaged writes and are not read")
+        if found.unfinished_bytes:
+            typer.echo(f"{care.size_of(found.unfinished_bytes)} belong to unfinished writes and are not read")
     if found.problems:
         raise typer.Exit(2)
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 from radistill import ledger_shards as files
 from radistill.errors import DiskFullError, RunFolderError, writing_into
 from radistill.files import atomic, sync_folder
-from radistill.ledger_shards import ARRAYS, TEXT, Block
+from radistill.ledger_shards import ARRAYS, TEXT, Block, Place
 from radistill.records import Generation
 
 SHARD_BYTES = 256 << 20
@@ -32,7 +32,12 @@ create table if not exists rows (
     key text not null, idx integer not null, shard integer not null, start integer not null, failures integer not null,
     primary key (key, idx)
 ) without rowid;
+create table if not exists tries (
+    key text not null, idx integer not null, first text not null, primary key (key, idx, first)
+) without rowid;
 """
+VERSION = 2
+"""Of the tables; an index of another one is built again."""
 COLUMNS = "select id, name, scanned from shards limit 1; select key, idx, shard, start, failures from rows limit 1;"
 ENTER = """
 insert into rows values (?, ?, ?, ?, ?) on conflict (key, idx) do update set shard = excluded.shard,
@@ -53,6 +58,8 @@ class Ledger:
         self.shards = path / "shards"
         self._writing: IO[bytes] | None = None
         self._mine: FileLock | None = None
+        self.begun: list[str] = []
+        """Shards that were written through this object."""
         with _messages(path):
             self._index = self._open_index()
             try:
@@ -66,7 +73,7 @@ class Ledger:
 
         One transaction, so that other processes never see an index that is half built.
         """
-        scanned: dict[str, int] = dict(self._select("select name, scanned from shards"))
+        scanned = self.scanned()
         # After the query: a shard that another process has just begun would otherwise seem to be missing.
         there = {shard.name: shard.stat().st_size for shard in self.files()}
         if (
@@ -81,11 +88,12 @@ class Ledger:
             if forget or _lost(scanned, there):
                 # The index is another folder's, or shards were taken away, cut or changed. They are the truth.
                 self._index.execute("delete from rows")
+                self._index.execute("delete from tries")
                 self._index.execute("delete from shards")
                 scanned = {}
             for name in sorted(name for name, size in there.items() if size > scanned.get(name, 0)):
                 for block in files.blocks(self.shards / name, scanned.get(name, 0)):
-                    self._enter(name, block)
+                    enter(self._index, name, block)
 
     def files(self) -> list[Path]:
         """All shards, in the order of their names, which is that of their beginnings."""
@@ -149,6 +157,17 @@ class Ledger:
         )
         return {(key, index): (name, start, bad) for key, index, name, start, bad in self._select_for(query, keys)}
 
+    def scanned(self) -> dict[str, int]:
+        """So many bytes of each shard are in the index."""
+        return dict(self._select("select name, scanned from shards"))
+
+    def copied_index(self) -> sqlite3.Connection:
+        """What the index holds now, in a temporary file."""
+        copy = sqlite3.connect("")
+        with _messages(self.path):
+            self._index.backup(copy)
+        return copy
+
     def _read(self, keys: Sequence[str]) -> dict[str, list[Generation]]:
         found: dict[str, list[Generation]] = {}
         ordered = sorted((name, start, key, index) for (key, index), (name, start, _) in self.places(keys).items())
@@ -161,18 +180,23 @@ class Ledger:
                 found.setdefault(key, []).append(generation)
         return {key: sorted(rows, key=lambda g: g.index) for key, rows in found.items()}
 
-    def append(self, generations: Sequence[Generation]) -> None:
-        """Commit these rows: after a crash all of them are there or none (log-probabilities apart from texts)."""
+    def append(self, generations: Sequence[Generation], firsts: Sequence[str] = ()) -> None:
+        """Commit these rows: after a crash all of them are there or none (log-probabilities apart from texts).
+
+        Args:
+            generations: rows.
+            firsts: of copies of texts, one for each row: where its failure was written first, or nothing.
+        """
         if scored := [g for g in generations if g.logprobs is not None]:
             self._append_arrays(scored)
         if plain := [g for g in generations if g.logprobs is None]:
-            self._append_rows(plain)
+            self._append_rows(plain, firsts)
 
-    def _append_rows(self, generations: Sequence[Generation]) -> None:
+    def _append_rows(self, generations: Sequence[Generation], firsts: Sequence[str]) -> None:
         with writing_into(self.path):
             file = self._shard()
             start = file.tell()
-            written, block = files.block_of(generations, start)
+            written, block = files.block_of(generations, start, firsts)
             try:
                 file.write(written)
                 file.flush()
@@ -189,7 +213,8 @@ class Ledger:
         path = self.shards / f"{self._new_name()}-{zlib.crc32(written):08x}{ARRAYS}"
         with atomic(path) as file:
             file.write(written)
-        places = [files.Place(g.key, g.index, at, False) for at, g in enumerate(generations)]
+        self.begun.append(path.name)
+        places = [Place(g.key, g.index, at, False) for at, g in enumerate(generations)]
         self._entered(path.name, Block(places, len(written)))
 
     def close(self) -> None:
@@ -212,6 +237,7 @@ class Ledger:
             self._mine = self.lock_of(name)
             self._mine.acquire()
             self._writing = (self.shards / name).open("xb")
+            self.begun.append(name)
             sync_folder(self.shards)
         return self._writing
 
@@ -239,17 +265,7 @@ class Ledger:
         with _messages(self.path), self._transaction():
             scanned = self._index.execute("select scanned from shards where name = ?", (shard,)).fetchone()
             if scanned is None or scanned[0] < block.end:
-                self._enter(shard, block)
-
-    def _enter(self, shard: str, block: Block) -> None:
-        self._index.execute(
-            "insert into shards (name, scanned) values (?, ?) on conflict (name) do update "
-            "set scanned = excluded.scanned",
-            (shard, block.end),
-        )
-        (number,) = self._index.execute("select id from shards where name = ?", (shard,)).fetchone()
-        rows = sorted((p.key, p.index, number, p.start, int(p.failed)) for p in block.places)
-        self._index.executemany(ENTER, rows)
+                enter(self._index, shard, block)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -292,13 +308,41 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         ledger.close()
 
 
+def first_place(shard: str, place: Place) -> str:
+    """Where a failure was written first; copies of it name that place."""
+    return place.first or f"{shard}:{place.start}"
+
+
+def enter(index: sqlite3.Connection, shard: str, block: Block) -> None:
+    """Put a commit of that shard into an index."""
+    index.execute(
+        "insert into shards (name, scanned) values (?, ?) on conflict (name) do update set scanned = excluded.scanned",
+        (shard, block.end),
+    )
+    (number,) = index.execute("select id from shards where name = ?", (shard,)).fetchone()
+    counted = [p for p in block.places if not p.failed or _is_new(index, first_place(shard, p), p)]
+    index.executemany(ENTER, sorted((p.key, p.index, number, p.start, int(p.failed)) for p in counted))
+
+
+def _is_new(index: sqlite3.Connection, first: str, failure: Place) -> bool:
+    """Whether this is no copy of a failure that was counted already."""
+    values = (failure.key, failure.index, first)
+    return index.execute("insert or ignore into tries values (?, ?, ?)", values).rowcount > 0
+
+
 def _connected(file: Path) -> sqlite3.Connection:
     index = sqlite3.connect(file, timeout=LOCK_SECONDS)
     try:
         # The index can be rebuilt, so it need not survive a power cut; WAL does not work on network drives.
         index.execute("pragma synchronous = off")
         index.execute(f"pragma cache_size = -{CACHE_KIB}")
+        ((tables,),) = index.execute("select count(*) from sqlite_master")
+        ((version,),) = index.execute("pragma user_version")
+        if tables and version != VERSION:
+            raise _Damaged(f"its tables are those of version {version}")
         index.executescript(SCHEMA + COLUMNS)
+        if not tables:
+            index.execute(f"pragma user_version = {VERSION}")
         (found,) = index.execute("pragma quick_check(1)").fetchone()
         if found != "ok":
             raise _Damaged(found)

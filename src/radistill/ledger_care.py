@@ -1,11 +1,13 @@
 """Looking after a ledger: what is in it, whether it is whole, and writing it anew without what nobody reads."""
 
 import json
+import shlex
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from radistill import ledger_shards as files
 from radistill.config import stored_config
 from radistill.errors import RunFolderError
 from radistill.files import atomic
-from radistill.ledger import Ledger, open_ledger
+from radistill.ledger import SCHEMA, Ledger, enter, first_place, open_ledger
 from radistill.ledger_shards import ARRAYS, TEXT
 from radistill.making import Making
 from radistill.records import Generation, json_line
@@ -27,6 +29,9 @@ CHUNK = 1000
 """Rows that are read, or committed, together."""
 BIG = 64 << 20
 """Bytes of log-probabilities in one shard, about."""
+
+Wanted = dict[str, list[tuple[int, str]]]
+"""By shard: where rows begin, and of failures, where they were written first."""
 
 
 @dataclass
@@ -48,10 +53,12 @@ class Found:
     """Rows of log-probabilities."""
     doubled: int = 0
     """Rows of which the same is there once more: asked by two processes at once."""
+    unfinished_bytes: int = 0
+    """Bytes at the ends of shards that no commit closes; an interrupted write leaves some behind, never to be read."""
     damaged_bytes: int = 0
-    """Bytes of lines that no commit answers for; an interrupted write leaves some behind, and they are never read."""
+    """Bytes that are not what was committed."""
     lost: list[str] = field(default_factory=list)
-    """Shards of log-probabilities that are not what their names say, and rows the index has in other places."""
+    """Shards that are not what was committed, and rows the index has in other places."""
 
     @property
     def problems(self) -> list[str]:
@@ -69,10 +76,11 @@ def looked_through(path: Path) -> Found:
         found = Found(str(path))
         seen: set[tuple[str, int]] = set()
         reasons: Counter[str] = Counter()
+        known = ledger.scanned()
         for shard in ledger.files():
             found.shards += 1
             found.bytes += (size := shard.stat().st_size)
-            whole = 0
+            whole, (damaged, problem) = 0, _damage(shard, known.get(shard.name, 0))
             for block in files.blocks(shard):
                 whole += _bytes_of(shard, block)
                 for place in block.places:
@@ -85,10 +93,10 @@ def looked_through(path: Path) -> Found:
                     for generation in files.read(shard, [p.start for p in block.places]):
                         reasons[generation.finish_reason] += 1
                         found.tokens += generation.n_tokens
-            if shard.suffix == ARRAYS and not whole:
-                found.lost.append(f"{shard.name} is damaged: what it holds is asked for again when it is needed")
-            elif shard.suffix == TEXT:
-                found.damaged_bytes += size - whole
+            if problem:
+                found.lost.append(problem)
+            found.damaged_bytes += damaged
+            found.unfinished_bytes += max(0, size - whole - damaged)
         found.finish_reasons = dict(sorted(reasons.items()))
         found.rows, found.keys, found.failed = ledger.counts()
         found.lost += _misplaced(ledger)
@@ -98,6 +106,29 @@ def looked_through(path: Path) -> Found:
 def _bytes_of(shard: Path, block: files.Block) -> int:
     """How many bytes of a shard a commit takes."""
     return block.end - block.places[0].start if shard.suffix == TEXT and block.places else block.end
+
+
+def _damage(shard: Path, known: int) -> tuple[int, str]:
+    """How many bytes of a shard are not what was committed, where, and what to do; 0 and nothing if all are.
+
+    Args:
+        shard: to be looked at.
+        known: so many bytes of it the index has read.
+    """
+    if shard.suffix == ARRAYS:
+        if files.is_whole(shard):
+            return 0, ""
+        return shard.stat().st_size, f"{shard.name} is damaged: delete it, and what it holds is asked for again"
+    if not (found := files.damages(shard, known)):
+        return 0, ""
+    places, lines = ", ".join(map(str, found)), ";".join(f"{part.first},{part.last}d" for part in found)
+    cut = shlex.join(["sed", "-i", lines, str(shard)])
+    forget = shlex.join(["rm", "-f", str(shard.parent.parent / "index.sqlite")])
+    return sum(part.end - part.start for part in found), (
+        f"{shard.name} is damaged: {places} are not what was committed there, and any row in them may be wrong. Delete "
+        f"them and the index while nothing runs (`{cut} && {forget}`): what they answered is asked for again, and all "
+        "else is kept"
+    )
 
 
 def _misplaced(ledger: Ledger) -> list[str]:
@@ -118,19 +149,27 @@ def compact(path: Path) -> dict[str, int]:
 
     Returns:
         Bytes and shards before and after.
+
+    Raises:
+        RunFolderError: something is damaged, or would be lost; nothing is deleted then.
     """
     with _there(path) as ledger, ExitStack() as held:
         old = [shard for shard in ledger.files() if _is_free(ledger, shard, held)]
+        ledger.refresh()  # may know less than the shards hold by now
+        _refuse_damage(ledger)
+        held.enter_context(closing(known := ledger.copied_index()))
         before = {"bytes_before": sum(s.stat().st_size for s in old), "shards_before": len(old)}
-        wanted = {shard.name: list(_live(ledger, shard)) for shard in old}
+        seen: set[tuple[str, int, str]] = set()
+        wanted = {shard.name: list(_live(ledger, shard, seen)) for shard in old}
         written = Ledger(path)  # a writer of its own: its shards come after the old ones
         try:
-            for rows in _chunks(_rows(old, wanted, TEXT)):
-                written.append(rows)
-            for rows in _by_size(_rows(old, wanted, ARRAYS)):
+            for copies in _chunks(_texts(old, wanted)):
+                written.append([row for row, _ in copies], [first for _, first in copies])
+            for rows in _by_size(_scores(old, wanted)):
                 written.append(rows)
         finally:
             written.close()
+        _refuse_loss(ledger, known, {shard.name for shard in old}, written.begun)
         for shard in old:
             shard.unlink()
         ledger.refresh(forget=True)
@@ -138,14 +177,61 @@ def compact(path: Path) -> dict[str, int]:
         return {**before, "bytes_after": sum(s.stat().st_size for s in after), "shards_after": len(after)}
 
 
-def _live(ledger: Ledger, shard: Path) -> Iterator[int]:
-    """Where the rows of a shard begin that are read, or counted as failures."""
+def _refuse_damage(ledger: Ledger) -> None:
+    known = ledger.scanned()
+    problems = [problem for shard in ledger.files() if (problem := _damage(shard, known.get(shard.name, 0))[1])]
+    if problems:
+        raise RunFolderError(
+            "\n".join([f"{ledger.path} is damaged and was left as it is; nothing was written or deleted.", *problems])
+        )
+
+
+def _refuse_loss(ledger: Ledger, known: sqlite3.Connection, old: Set[str], written: Sequence[str]) -> None:
+    """Compare what the index held with what it will hold when the old shards are gone.
+
+    Args:
+        ledger: with both the old and the new shards.
+        known: its index before the new ones were written.
+        old: names of the shards that are to be deleted.
+        written: names of those that take their place.
+    """
+    ends = {name: end for name, end in known.execute("select name, scanned from shards") if name not in old}
+    with closing(sqlite3.connect("")) as index:
+        index.executescript(SCHEMA)
+        for shard in ledger.files():
+            # What other processes have written meanwhile was not known before either.
+            end = shard.stat().st_size if shard.name in written else ends.get(shard.name, 0)
+            for block in files.blocks(shard) if end else ():
+                if block.end <= end:
+                    enter(index, shard.name, block)
+        query = "select key, idx, failures from rows order by key, idx"
+        pairs = zip_longest(known.execute(query), index.execute(query))
+        if differing := next((before or after for before, after in pairs if before != after), None):
+            raise RunFolderError(
+                f"compacting {ledger.path} would lose or change row {differing[1]} of {differing[0]}, so nothing was "
+                "deleted. See what `radistill ledger verify` says of it."
+            )
+
+
+def _live(ledger: Ledger, shard: Path, seen: set[tuple[str, int, str]]) -> Iterator[tuple[int, str]]:
+    """Where the rows of a shard begin that are read, or counted as failures, and where those were written first.
+
+    Args:
+        ledger: that has read the shard.
+        shard: one of its shards.
+        seen: failures that were found so far; a compaction that was killed leaves each of them twice.
+    """
     for block in files.blocks(shard):
         read = ledger.places([place.key for place in block.places])
         for place in block.places:
             name, start, failures = read[place.key, place.index]
-            if (name, start) == (shard.name, place.start) or (place.failed and failures):
-                yield place.start
+            if place.failed:
+                failure = (place.key, place.index, first_place(shard.name, place))
+                if failures and failure not in seen:
+                    seen.add(failure)
+                    yield place.start, failure[-1]
+            elif (name, start) == (shard.name, place.start):
+                yield place.start, ""
 
 
 def _is_free(ledger: Ledger, shard: Path, held: ExitStack) -> bool:
@@ -162,10 +248,16 @@ def _is_free(ledger: Ledger, shard: Path, held: ExitStack) -> bool:
     return True
 
 
-def _rows(shards: Sequence[Path], wanted: dict[str, list[int]], suffix: str) -> Iterator[Generation]:
-    for shard in shards:
-        if shard.suffix == suffix:
-            yield from files.read(shard, wanted[shard.name])
+def _texts(shards: Sequence[Path], wanted: Wanted) -> Iterator[tuple[Generation, str]]:
+    for shard in (s for s in shards if s.suffix == TEXT):
+        places = wanted[shard.name]
+        for row, (_, first) in zip(files.read(shard, [start for start, _ in places]), places, strict=True):
+            yield row, first
+
+
+def _scores(shards: Sequence[Path], wanted: Wanted) -> Iterator[Generation]:
+    for shard in (s for s in shards if s.suffix == ARRAYS):
+        yield from files.read(shard, [start for start, _ in wanted[shard.name]])
 
 
 def _by_size(rows: Iterable[Generation]) -> Iterator[list[Generation]]:

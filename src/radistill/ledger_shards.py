@@ -1,12 +1,12 @@
 """The files a ledger consists of: rows as JSON Lines closed by commit lines, and log-probabilities as parquet.
 
 A JSON Lines shard grows by commits, each a block of rows closed by a line with their number and checksum. What no such
-line follows (a killed process, a full disk) does not exist. A parquet shard is one commit: it appears whole under a
+line follows (a killed process, a full disk) does not exist; lines that one follows which does not answer for them were
+changed since. A parquet shard is one commit: it appears whole under a
 name that ends in its checksum, or not at all. Log-probabilities are arrays, a hundred times larger than the text they
 are about, so they are never written as JSON.
 """
 
-import contextlib
 import io
 import json
 import zlib
@@ -36,6 +36,8 @@ class Place:
     start: int
     """Byte at which its line begins; of a parquet shard, its number."""
     failed: bool
+    first: str = ""
+    """Of the copy of a failure: where it was written first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,32 @@ class Block:
     end: int
 
 
-def block_of(generations: Sequence[Generation], start: int) -> tuple[bytes, Block]:
-    """The bytes of a commit that begins at that byte of a shard."""
-    lines = [json_line(_plain(generation), compact=True) for generation in generations]
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Lines of a shard that were changed since: a commit line follows them, or did, and does not answer for them."""
+
+    first: int
+    last: int
+    """Numbers of lines, from 1."""
+    start: int
+    end: int
+    """Bytes, the last one not included."""
+
+    def __str__(self) -> str:
+        return f"lines {self.first} to {self.last} (bytes {self.start} to {self.end})"
+
+
+def block_of(generations: Sequence[Generation], start: int, firsts: Sequence[str] = ()) -> tuple[bytes, Block]:
+    """The bytes of a commit that begins at that byte of a shard; `firsts` are those of the places, if any is a copy."""
+    firsts = firsts or [""] * len(generations)
+    rows_and_firsts = zip(generations, firsts, strict=True)
+    lines = [json_line(_plain(g) | ({"first": first} if first else {}), compact=True) for g, first in rows_and_firsts]
     rows = b"".join(lines)
     commit = b'{"commit": %d, "crc32": %d}\n' % (len(lines), zlib.crc32(rows))
     places = []
     at = start
-    for generation, line in zip(generations, lines, strict=True):
-        places.append(Place(generation.key, generation.index, at, generation.finish_reason == "error"))
+    for generation, line, first in zip(generations, lines, firsts, strict=True):
+        places.append(Place(generation.key, generation.index, at, generation.finish_reason == "error", first))
         at += len(line)
     return rows + commit, Block(places, at + len(commit))
 
@@ -71,7 +90,18 @@ def blocks(shard: Path, begin: int = 0) -> Iterator[Block]:
         return
     with shard.open("rb") as file:
         file.seek(begin)
-        yield from _blocks(file)
+        yield from (part for part in _parts(file) if isinstance(part, Block))
+
+
+def damages(shard: Path, known: int = 0) -> list[Damage]:
+    """What was changed in a JSON Lines shard; lines at its end that no commit line follows yet are only unfinished.
+
+    Args:
+        shard: to be read from its beginning.
+        known: so many bytes of it were committed once; what is unfinished before that was changed too.
+    """
+    with shard.open("rb") as file:
+        return [part for part in _parts(file, known) if isinstance(part, Damage)]
 
 
 def is_whole(shard: Path) -> bool:
@@ -101,7 +131,7 @@ def generation_of(row: dict[str, Any]) -> Generation:
             "the ledger holds log-probabilities as JSON, as earlier versions wrote them. Name another folder with "
             "generate.ledger=DIR; they are asked for again."
         )
-    return Generation(**{**row, "token_ids": tuple(row["token_ids"])})
+    return Generation(**{**{k: v for k, v in row.items() if k != "first"}, "token_ids": tuple(row["token_ids"])})
 
 
 def bytes_of_arrays(generations: Sequence[Generation]) -> bytes:
@@ -140,19 +170,35 @@ def _plain(generation: Generation) -> dict[str, Any]:
     return {name: getattr(generation, name) for name in FIELDS}
 
 
-def _blocks(file: IO[bytes]) -> Iterator[Block]:
+def _parts(file: IO[bytes], known: int = 0) -> Iterator[Block | Damage]:
     lines: list[tuple[bytes, int]] = []
-    at = file.tell()
+    at, number = file.tell(), 0
     for line in file:
-        if not line.endswith(b"\n"):
-            return  # torn: still being written, or never finished
+        number += 1
         at += len(line)
-        if not line.startswith(b'{"commit"'):
+        if not line.startswith(b'{"commit"') or not line.endswith(b"\n"):
             lines.append((line, at - len(line)))
             continue
-        with contextlib.suppress(ValueError, TypeError, LookupError):
-            yield Block(_committed(lines, json.loads(line)), at)
+        first, start = number - len(lines), at - len(line)
+        try:
+            places = _committed(lines, json.loads(line))
+        except (ValueError, TypeError, LookupError):
+            yield Damage(first, number, lines[0][1] if lines else start, at)
+        else:
+            if loose := len(lines) - len(places):
+                yield Damage(first, first + loose - 1, lines[0][1], lines[loose][1] if places else start)
+            yield Block(places, at)
         lines = []
+    # A write that was not finished consists of rows, and of the beginning of a line.
+    if lines and (lines[0][1] < known or not all(_is_row(line) for line, _ in lines if line.endswith(b"\n"))):
+        yield Damage(number - len(lines) + 1, number, lines[0][1], at)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return "key" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 def _committed(lines: Sequence[tuple[bytes, int]], commit: Any) -> list[Place]:
@@ -160,7 +206,10 @@ def _committed(lines: Sequence[tuple[bytes, int]], commit: Any) -> list[Place]:
     if len(block) != commit["commit"] or zlib.crc32(b"".join(line for line, _ in block)) != commit["crc32"]:
         raise ValueError("the lines before this commit are not those it closed")
     rows = ((json.loads(line), start) for line, start in block)
-    return [Place(row["key"], row["index"], start, row["finish_reason"] == "error") for row, start in rows]
+    return [
+        Place(row["key"], row["index"], start, row["finish_reason"] == "error", row.get("first", ""))
+        for row, start in rows
+    ]
 
 
 def _array_places(shard: Path) -> list[Place]:
