@@ -85,6 +85,7 @@ def generate_share_of(config: RunConfig, run: RunFolder, share: Share) -> Answer
     speaker = untouched(config)
     writer = teacher(config) or speaker
     train = data.load(config.data, "train", seed=config.seed)
+    refuse_unusable(filters_of(config))
     making, requests, _ = _planned(config, speaker, writer, train)
     events = Events(run.events, stage=f"generate {share}")
     return _write(speaker, writer, _Writing(config, making, events, share), requests)[0]
