@@ -12,7 +12,7 @@ from radistill import ledger_care, pipeline
 from radistill.backends import echo
 from radistill.cli import app
 from radistill.config import config_from
-from radistill.errors import ConfigError
+from radistill.errors import BackendError, ConfigError
 from radistill.records import Generation, Request
 from radistill.runs import RunFolder
 from radistill.shares import Share
@@ -85,6 +85,8 @@ def test_no_option_is_no_share() -> None:
     assert Share.parse(None, None) is None
     assert Share.parse("1/4", 9) == Share(1, 4, 9)
     assert str(Share(1, 4, 9)) == "shard 1/4, the first 9"
+    assert str(Share(0, 1, 9)) == "the first 9"
+    assert str(Share(0, 1)) == "shard 0/1", "a title has to end in something"
 
 
 def test_the_command_takes_shares(raw: dict[str, Any], write_config: Callable[[dict[str, Any]], Path]) -> None:
@@ -95,6 +97,21 @@ def test_the_command_takes_shares(raw: dict[str, Any], write_config: Callable[[d
     assert json.loads(said.stdout)["facts"]["from_ledger"] == 3
     with pytest.raises(ConfigError, match="--redo begins the whole stage anew"):
         CliRunner().invoke(app, ["generate", path, "--limit", "3", "--redo"], catch_exceptions=False)
+
+
+def test_a_share_refuses_what_the_whole_stage_would_refuse(
+    raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_from(raw)
+    with monkeypatch.context() as patch:
+        patch.setattr(echo.Echo, "missing", lambda _: "install the server")
+        with pytest.raises(BackendError, match="install the server"):
+            pipeline.generate_share(config, Share(0, 2))
+    raw["generate"]["filters"] = {"custom": "nowhere_at_all:keeps"}
+    config = config_from(raw)
+    with pytest.raises(ConfigError, match="nowhere_at_all cannot be imported"):
+        pipeline.generate_share(config, Share(0, 2))
+    assert not Path(config.generate.ledger).exists()
 
 
 def test_what_failed_is_tried_again_by_the_next_run_and_then_reported(

@@ -1,6 +1,6 @@
 """Ask a model for what the ledger does not hold yet; shared by the stages that let a model write."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -77,6 +77,7 @@ def ask(
     total: int | None = None,
     attempts: int | None = None,
     events: Events | None = None,
+    begun: Callable[[], None] = lambda: None,
 ) -> Answered:
     """Answer every request; what an engine gives together is committed to the ledger before it is asked for more.
 
@@ -88,6 +89,7 @@ def ask(
         total: how many requests there are, if that is not `len(requests)`.
         attempts: what has failed so often is not asked again; None = it always is.
         events: a log to which progress is written.
+        begun: called whenever something is about to be committed.
     """
     done = Answered()
     known = Known()
@@ -106,6 +108,7 @@ def ask(
             prompts = {key: len(different[key].prompt_ids) for key in lacking}
             for answers in generator.answers(list(different.values()), lacking):
                 before = done.written, done.tokens
+                begun()
                 ledger.append(answers)
                 done.count(answers, prompts)
                 shown.advance(done.written - before[0], done.tokens - before[1], note=done.note)

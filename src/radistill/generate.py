@@ -5,7 +5,7 @@ held in memory: a million of them takes little more than ten thousand.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from itertools import islice
@@ -26,7 +26,7 @@ from radistill.ledger import Ledger, open_ledger
 from radistill.making import Making, filters_of, scores_records
 from radistill.methods._composed import parts_of
 from radistill.records import Example, Generation, Message, Request, Sampling, Span, StageRecord
-from radistill.runs import RunFolder, before_work, begin, working
+from radistill.runs import RunFolder, begin, working
 from radistill.shares import Share
 from radistill.speaker import Speaker, teacher, untouched
 from radistill.spool import Spool
@@ -36,8 +36,11 @@ REHEARSED = 3
 """So many examples are rendered as finished conversations before anything is generated."""
 
 
-def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
+def generate(config: RunConfig, run: RunFolder, *, redo: bool = False, by_itself: bool = True) -> StageRecord | None:
     """Write every planned generation; None if that was done before and nothing has changed.
+
+    Rows that failed are tried again, while the record of what was finished stands. That starts an engine and may make
+    hours of later work stale: among other stages (not `by_itself`) it is done only while none after it has a record.
 
     Raises:
         RadistillError: data, model or template cannot be used, or the test set is in the training data.
@@ -48,20 +51,26 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
     refuse_unusable(filters_of(config))
     wanted = settings(config, speaker, writer)
     files = [*train.files, *(files_of(filters_of(config)) if scores_records(config) else ())]
-    stage = begin(run, "generate", wanted, files, redo=redo)
-    if stage is None and _has_more_tries(run):
-        stage = begin(run, "generate", wanted, files, redo=True)
+    stage, retried = begin(run, "generate", wanted, files, redo=redo, late=True), None
+    if stage is None and _has_more_tries(run) and (by_itself or not _later(run)):
+        stage, retried = begin(run, "generate", wanted, files, redo=True, late=True), run.stages()["generate"]
     if stage is None:
         return None
     with working(stage):
-        with before_work(stage):
-            making, requests, refused = _planned(config, speaker, writer, train)
-            put_rejects(run.rejects, "generate", refused)
-        events = Events(run.events, stage="generate")
-        answered, identities = _write(config, speaker, writer, making, requests, events=events)
+        making, requests, refused = _planned(config, speaker, writer, train)
+        put_rejects(run.rejects, "generate", refused)
+        writing = _Writing(config, making, Events(run.events, stage="generate"))
+        if retried is None:
+            writing.begun = stage.record
+        answered, identities = _write(speaker, writer, writing, requests)
         stage.facts |= {**asdict(answered), "rejected": len(refused), **identities}
         # What failed once more changes nothing for the stages after this one.
-        is_new = answered.written > answered.failed - answered.given_up or redo
+        if retried is None:
+            is_new = answered.written > answered.failed - answered.given_up or redo
+        else:  # compared with what was finished: an earlier try may have been killed when it had won some
+            won = answered.requests - answered.failed - _good(retried)
+            is_new = won != 0
+            stage.facts |= {"won": won, "stale": _later(run)} if is_new else {}
         return stage.finish([], device=models.device_name() if answered.requests else "", forget_later=is_new)
 
 
@@ -76,9 +85,10 @@ def generate_share_of(config: RunConfig, run: RunFolder, share: Share) -> Answer
     speaker = untouched(config)
     writer = teacher(config) or speaker
     train = data.load(config.data, "train", seed=config.seed)
+    refuse_unusable(filters_of(config))
     making, requests, _ = _planned(config, speaker, writer, train)
     events = Events(run.events, stage=f"generate {share}")
-    return _write(config, speaker, writer, making, requests, events=events, share=share)[0]
+    return _write(speaker, writer, _Writing(config, making, events, share), requests)[0]
 
 
 def _planned(
@@ -104,6 +114,16 @@ def _has_more_tries(run: RunFolder) -> bool:
     if before is None or before.status != "finished":
         return False
     return int(before.facts.get("failed", 0)) > int(before.facts.get("given_up", 0))
+
+
+def _later(run: RunFolder) -> list[str]:
+    """The stages after this one that have a record."""
+    return [name for name in run.stages() if name != "generate"]
+
+
+def _good(record: StageRecord) -> int:
+    """Requests with a good answer."""
+    return int(record.facts.get("requests", 0)) - int(record.facts.get("failed", 0))
 
 
 def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, object]:
@@ -188,10 +208,12 @@ class _Writing:
 
     config: RunConfig
     making: Making
-    ledger: Ledger
     events: Events
     share: Share | None = None
+    begun: Callable[[], None] = lambda: None
+    """Called whenever something is about to be committed."""
     done: list[Answered] = field(default_factory=list)
+    ledger: Ledger = field(init=False)
 
     def about_examples(self, requests: Sequence[Request], generator: Generator) -> None:
         """What the method plans for each example."""
@@ -233,31 +255,32 @@ class _Writing:
         if self.share is not None:
             addressed, total = self.share.of(addressed), self.share.size(total)
             title = f"{title}, {self.share}"
-        attempts = self.config.generate.max_attempts
-        self.done.append(
-            ask(addressed, generator, self.ledger, title=title, total=total, attempts=attempts, events=self.events)
+        done = ask(
+            addressed,
+            generator,
+            self.ledger,
+            title=title,
+            total=total,
+            attempts=self.config.generate.max_attempts,
+            events=self.events,
+            begun=self.begun,
         )
+        self.done.append(done)
 
 
 def _write(
-    config: RunConfig,
-    speaker: Speaker,
-    writer: Speaker,
-    making: Making,
-    requests: Sequence[Request],
-    *,
-    events: Events,
-    share: Share | None = None,
+    speaker: Speaker, writer: Speaker, writing: _Writing, requests: Sequence[Request]
 ) -> tuple[Answered, dict[str, str]]:
     """Ask whoever is needed; nobody is opened for nothing.
 
     Returns:
         What asking came to, and who answered: `identity` about the examples, `own` beside them and for scores.
     """
+    config, making = writing.config, writing.making
     identities = {"identity": "", "own": ""}
     needs_own = making.needs_scores or bool(config.method.plan_more(making.whole, []))
     with open_ledger(Path(config.generate.ledger)) as ledger:
-        writing = _Writing(config, making, ledger, events, share)
+        writing.ledger = ledger
         if requests and writer is not speaker:
             with config.generate.backend.open(writer) as generator:
                 identities["identity"] = generator.identity

@@ -132,8 +132,9 @@ def run(
         _refuse_what_would_fail_late(config, folder, stages)
         for name in stages:
             again = redo is not None and STAGES.index(name) >= STAGES.index(redo)
+            more = {"by_itself": len(stages) == 1} if name == "generate" else {}
             try:
-                record = FUNCTIONS[name](config, folder, redo=again)
+                record = FUNCTIONS[name](config, folder, redo=again, **more)
             except KeyboardInterrupt as error:
                 raise Interrupted(
                     f"interrupted in the stage `{name}`. What was done is kept in {folder.path}; the same command"

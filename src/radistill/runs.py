@@ -178,8 +178,30 @@ class Stage:
     facts: dict[str, Any] = field(default_factory=dict)
     fresh: bool = True
     """It does not go on with work of an earlier process."""
-    forgotten: bool = False
-    """It was refused before any work, and its record is gone."""
+    is_recorded: bool = False
+    """It stands in the manifest as started."""
+
+    def record(self) -> None:
+        """Let it stand as started, so that a restart with other settings is refused before it mixes two configs' work.
+
+        Until then the folder is as it was: free, or holding what is done again.
+        """
+        if not self.is_recorded:
+            self.pause(self.spent_before)
+            self.is_recorded = True
+
+    def pause(self, seconds: float) -> None:
+        """Write down that it has been worked on for so long and is not finished."""
+        self.run.put_stage(
+            StageRecord(
+                stage=self.name,
+                status="started",
+                settings=self.settings,
+                inputs=self.inputs,
+                started_at=self.started_at,
+                seconds=seconds,
+            )
+        )
 
     def finish(self, outputs: Sequence[Path], *, device: str = "", forget_later: bool = True) -> StageRecord:
         """Record what was made, so that the same work is not done again; with it, by default, later stages are void."""
@@ -201,9 +223,17 @@ class Stage:
 
 
 def begin(
-    run: RunFolder, name: str, settings: Mapping[str, Any], inputs: Iterable[Path], *, redo: bool
+    run: RunFolder, name: str, settings: Mapping[str, Any], inputs: Iterable[Path], *, redo: bool, late: bool = False
 ) -> Stage | None:
     """Start or continue a stage; None if it is finished and still valid.
+
+    Args:
+        run: where.
+        name: of the stage.
+        settings: all that can change what it makes.
+        inputs: the files that it reads.
+        redo: do it again whatever was done before.
+        late: it is recorded as started when it says so (`Stage.record`), not at once.
 
     Raises:
         RunFolderError: the stage was run here with other settings or inputs and `redo` is not set.
@@ -238,17 +268,10 @@ def begin(
         clock=time.monotonic(),
         spent_before=resumed.seconds if resumed else 0.0,
         fresh=resumed is None,
+        is_recorded=resumed is not None,
     )
-    # Recorded as started, so that a restart with other settings is refused before it mixes two configs' work.
-    started = StageRecord(
-        stage=name,
-        status="started",
-        settings=wanted,
-        inputs=now,
-        started_at=stage.started_at,
-        seconds=stage.spent_before,
-    )
-    run.put_stage(started)
+    if not late:
+        stage.record()
     return stage
 
 
@@ -258,9 +281,9 @@ def working(stage: Stage) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not stage.forgotten:
+        if stage.is_recorded:
             with contextlib.suppress(OSError):  # a full disk must not hide the first error
-                _pause(stage)
+                stage.pause(round(stage.spent_before + time.monotonic() - stage.clock, 3))
         raise
 
 
@@ -270,9 +293,9 @@ def before_work(stage: Stage) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if stage.fresh:
+        if stage.fresh and stage.is_recorded:
             stage.run.put_stage(None, forget=[stage.name])
-            stage.forgotten = True
+            stage.is_recorded = False
         raise
 
 
@@ -289,20 +312,6 @@ def require(run: RunFolder, stage: str) -> StageRecord:
             "`radistill run CONFIG`, which does all stages in order."
         )
     return record
-
-
-def _pause(stage: Stage) -> None:
-    spent = round(stage.spent_before + time.monotonic() - stage.clock, 3)
-    stage.run.put_stage(
-        StageRecord(
-            stage=stage.name,
-            status="started",
-            settings=stage.settings,
-            inputs=stage.inputs,
-            started_at=stage.started_at,
-            seconds=spent,
-        )
-    )
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -42,6 +42,6 @@ class Share:
         return mine if self.limit is None else min(mine, self.limit)
 
     def __str__(self) -> str:
-        shard = f"shard {self.number}/{self.among}" if self.among > 1 else ""
+        shard = f"shard {self.number}/{self.among}" if self.among > 1 or self.limit is None else ""
         first = f"the first {self.limit:,}" if self.limit is not None else ""
         return ", ".join(part for part in (shard, first) if part)

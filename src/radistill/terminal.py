@@ -41,14 +41,18 @@ COLOURS = {
 def outcome_line(outcome: "StageOutcome") -> str:
     """One line for one finished stage."""
     record = outcome.record
-    if outcome.reused:
-        return f"{outcome.name}: done before, reused"
     numbers = dict(record.facts)
+    if outcome.reused:
+        left = int(numbers.get("failed", 0)) - int(numbers.get("given_up", 0))
+        again = f"; {left:,} failed, which `radistill generate` tries again" if left > 0 else ""
+        return f"{outcome.name}: done before, reused{again}"
     share = numbers.pop("filtered_share", None)
     facts = ", ".join(f"{k} {_plain(v)}" for k, v in numbers.items() if isinstance(v, int | float))
     if share is not None:
         facts += f", {share:.1%} of the rationales filtered"
-    return f"{outcome.name}: {record.seconds:.1f} s" + (f" ({facts})" if facts else "")
+    stale = numbers.get("stale")
+    later = f"; stale through {numbers['won']:,} new answers: {', '.join(stale)}" if stale else ""
+    return f"{outcome.name}: {record.seconds:.1f} s" + (f" ({facts})" if facts else "") + later
 
 
 def share_line(share: "Share", done: "Answered") -> str:
