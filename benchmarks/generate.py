@@ -7,7 +7,7 @@ The rivals, on the same weights, prompts and limits, run in turn in one process 
 The rows are the pocket model's own: rationales of sentences and of paragraphs, questions of all abilities, long and
 short, until the model stops by itself. A token counts up to the first stop. What is not measured is null in the JSON.
 
-    python benchmarks/generate.py [--quick] [--server URL] [--json FILE]
+    python benchmarks/generate.py [--quick] [--only RATIO] [--server URL] [--json FILE]
 """
 
 import argparse
@@ -40,6 +40,12 @@ from radistill.runs import versions
 from radistill.speaker import Speaker
 from radistill.tasks.lab import Lab
 
+RATIOS = {
+    "vs_plain": ("radistill", "plain"),
+    "vs_vllm": ("radistill_vllm", "vllm"),
+    "vs_client": ("radistill_server", "client"),
+}
+"""Ratio → whose tokens per second are divided by whose."""
 PLAIN_BATCH = 8
 DTYPE: Literal["auto"] = "auto"
 """As the weights are stored, for both."""
@@ -125,7 +131,7 @@ def against_vllm(speaker: Speaker, size: "Size") -> dict[str, float]:
     from vllm import LLM, SamplingParams
 
     sampling = Sampling(max_new_tokens=size.new_tokens)
-    requests = requests_of(speaker.chat, size.rows, sampling)
+    requests = requests_of(speaker.chat, 3 * size.rows, sampling)  # an engine is through with fewer in a few seconds
     prompts = [{"prompt_token_ids": list(r.prompt_ids)} for r in requests]
     params = SamplingParams(
         temperature=sampling.temperature,
@@ -211,18 +217,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rows, one repeat")
     parser.add_argument("--json", type=Path, help="where the ratios are written")
     parser.add_argument("--server", metavar="URL", help="of a server with the pocket model: http://localhost:8000/v1")
+    parser.add_argument("--only", choices=RATIOS, help="measure this ratio alone; the file keeps the others")
     given = parser.parse_args()
     size = Size(96, 128, 1, 64) if given.quick else Size(768, 256, 3, 64)
     weights = models.resolve("pocket")
     speaker = Speaker(weights, load_chat(weights.tokenizer_folder, ChatSettings()))
-    rates = against_plain(speaker, size)
-    ratios = {"vs_plain": rates["radistill"] / rates["plain"], "vs_vllm": None, "vs_client": None}
-    if find_spec("vllm"):
+    rates: dict[str, float] = {}
+    if given.only in (None, "vs_plain"):
+        rates |= against_plain(speaker, size)
+    if given.only in (None, "vs_vllm") and find_spec("vllm"):
         rates |= against_vllm(speaker, size)
-        ratios["vs_vllm"] = rates["radistill_vllm"] / rates["vllm"]
-    if given.server:
+    if given.only in (None, "vs_client") and given.server:
         rates |= against_client(speaker, size, given.server)
-        ratios["vs_client"] = rates["radistill_server"] / rates["client"]
+    ratios = {name: rates[ours] / rates[theirs] if ours in rates else None for name, (ours, theirs) in RATIOS.items()}
     for name, value in rates.items():
         print(f"{name:18} {value:10,.0f} tokens/s")
     for name, ratio in ratios.items():
@@ -230,7 +237,12 @@ def main() -> None:
     machine = {"machine": platform.machine(), "device": models.device_name(), **versions()}
     print(", ".join(f"{k} {v}" for k, v in machine.items()))
     if given.json:
-        given.json.write_text(json.dumps({"ratios": ratios, "rates": rates, "on": machine}, indent=2), encoding="utf-8")
+        found: dict[str, Any] = {"ratios": ratios, "rates": rates, "on": machine}
+        if given.only and given.json.exists():
+            before = json.loads(given.json.read_text(encoding="utf-8"))
+            found["ratios"] = {**before["ratios"], given.only: ratios[given.only]}
+            found["rates"] = before["rates"] | rates
+        given.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
