@@ -1,6 +1,8 @@
 """Looking after a ledger: what is counted, what is found damaged, and that compacting loses nothing."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,74 @@ def test_an_index_that_does_not_know_the_tries_is_built_again(folder: Path, monk
     index.close()
     killed(folder, 0, monkeypatch)
     assert everything(folder) == before
+
+
+def during_the_copying(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    append = Ledger.append
+
+    def appended(ledger: Ledger, *rows: Any) -> None:
+        append(ledger, *rows)
+        monkeypatch.setattr(Ledger, "append", append)
+        happens()
+
+    monkeypatch.setattr(Ledger, "append", appended)
+
+
+def test_a_second_compaction_at_once_is_refused_and_the_first_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, refused = everything(folder), []
+
+    def second() -> None:
+        with pytest.raises(RunFolderError, match=r"is being compacted by another radistill process") as error:
+            care.compact(folder)
+        refused.append(error)
+
+    during_the_copying(monkeypatch, second)
+    assert care.compact(folder)["shards_after"] == 2
+    assert len(refused) == 1
+    assert everything(folder) == before
+    assert care.compact(folder)["shards_after"] == 2
+
+
+def test_what_is_taken_away_or_written_meanwhile_does_not_stop_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(folder)
+
+    def meanwhile() -> None:
+        with open_ledger(folder) as other:
+            other.append([scored("s", 4), scored("t", 90), good("new"), failed("c")])
+
+    delete = Ledger.delete
+
+    def deleted(ledger: Ledger, shards: list[Path]) -> None:
+        shards[0].unlink()
+        delete(ledger, shards)
+
+    monkeypatch.setattr(Ledger, "delete", deleted)
+    during_the_copying(monkeypatch, meanwhile)
+    care.compact(folder)
+    assert everything(folder) == (before[0], before[1], {"c": 3})
+    with open_ledger(folder) as ledger:
+        assert ledger.read(["new"]) == {"new": [good("new")]}
+
+
+def test_what_another_process_has_just_written_and_not_indexed_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = care._alone
+
+    def opened(path: Path) -> AbstractContextManager[None]:
+        with open_ledger(path) as other, monkeypatch.context() as patched:
+            patched.setattr(Ledger, "_entered", lambda *_: None)
+            other.append([good("v"), scored("w")])
+        return alone(path)
+
+    monkeypatch.setattr(care, "_alone", opened)
+    care.compact(folder)
+    with open_ledger(folder) as ledger:
+        assert ledger.missing([*KEYS, "v", "w"]) == {"c"}
 
 
 def test_a_shard_that_is_being_written_into_is_left(folder: Path) -> None:

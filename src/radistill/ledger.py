@@ -75,7 +75,7 @@ class Ledger:
         """
         scanned = self.scanned()
         # After the query: a shard that another process has just begun would otherwise seem to be missing.
-        there = {shard.name: shard.stat().st_size for shard in self.files()}
+        there = files.sizes(self.files())
         if (
             not forget
             and not _lost(scanned, there)
@@ -84,7 +84,7 @@ class Ledger:
             return
         with self._transaction():
             scanned = dict(self._index.execute("select name, scanned from shards").fetchall())
-            there |= {shard.name: shard.stat().st_size for shard in self.files()}
+            there = files.sizes(self.files())
             if forget or _lost(scanned, there):
                 # The index is another folder's, or shards were taken away, cut or changed. They are the truth.
                 self._index.execute("delete from rows")
@@ -94,6 +94,12 @@ class Ledger:
             for name in sorted(name for name, size in there.items() if size > scanned.get(name, 0)):
                 for block in files.blocks(self.shards / name, scanned.get(name, 0)):
                     enter(self._index, name, block)
+
+    def delete(self, shards: Iterable[Path]) -> None:
+        """Take these shards away while nobody reads them into the index."""
+        with _messages(self.path), self._transaction():
+            for shard in shards:
+                shard.unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
         """All shards, in the order of their names, which is that of their beginnings."""

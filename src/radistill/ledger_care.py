@@ -5,13 +5,13 @@ import shlex
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from radistill import ledger_shards as files
 from radistill.config import stored_config
@@ -151,9 +151,9 @@ def compact(path: Path) -> dict[str, int]:
         Bytes and shards before and after.
 
     Raises:
-        RunFolderError: something is damaged, or would be lost; nothing is deleted then.
+        RunFolderError: something is damaged, or would be lost, or another process does this; nothing is deleted then.
     """
-    with _there(path) as ledger, ExitStack() as held:
+    with _there(path) as ledger, _alone(path), ExitStack() as held:
         old = [shard for shard in ledger.files() if _is_free(ledger, shard, held)]
         ledger.refresh()  # may know less than the shards hold by now
         _refuse_damage(ledger)
@@ -170,11 +170,26 @@ def compact(path: Path) -> dict[str, int]:
         finally:
             written.close()
         _refuse_loss(ledger, known, {shard.name for shard in old}, written.begun)
-        for shard in old:
-            shard.unlink()
+        ledger.delete(old)
         ledger.refresh(forget=True)
         after = ledger.files()
         return {**before, "bytes_after": sum(s.stat().st_size for s in after), "shards_after": len(after)}
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process compacts that ledger meanwhile; two would copy, and delete, what the other has written."""
+    lock = FileLock(path / ".compact.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunFolderError(
+            f"{path} is being compacted by another radistill process. Wait for it, or stop it: nothing is lost by that."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_damage(ledger: Ledger) -> None:

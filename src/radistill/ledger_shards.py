@@ -7,6 +7,7 @@ name that ends in its checksum, or not at all. Log-probabilities are arrays, a h
 are about, so they are never written as JSON.
 """
 
+import contextlib
 import io
 import json
 import zlib
@@ -102,6 +103,15 @@ def damages(shard: Path, known: int = 0) -> list[Damage]:
     """
     with shard.open("rb") as file:
         return [part for part in _parts(file, known) if isinstance(part, Damage)]
+
+
+def sizes(shards: Iterable[Path]) -> dict[str, int]:
+    """Bytes of each by its name; one that another process has deleted meanwhile is left out."""
+    found = {}
+    for shard in shards:
+        with contextlib.suppress(FileNotFoundError):
+            found[shard.name] = shard.stat().st_size
+    return found
 
 
 def is_whole(shard: Path) -> bool:
