@@ -16,8 +16,10 @@ from radistill.config import config_from
 from radistill.errors import RunFolderError
 from radistill.ledger import open_ledger
 from radistill.ledger_care import export
-from radistill.records import Generation, Request, TrainingRecord
+from radistill.records import FinishReason, Generation, Request, TrainingRecord
+from radistill.runs import RunFolder
 from radistill.tables import read_jsonl
+from radistill.terminal import outcome_line
 
 scored_before = EchoGenerator._scored
 asked: list[Request] = []
@@ -139,14 +141,44 @@ def test_what_is_exported_holds_what_perplexity_was_told_by(raw: dict[str, Any],
     assert {request.key for request in asked} <= keys
 
 
-def test_a_rationale_that_could_not_be_scored_is_let_pass(assembled: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
+TOO_LONG = ("70 tokens are more than the context of 64", "This model's maximum context length is 64 tokens")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: str | None) -> None:
     def nothing(self: EchoGenerator, request: Request) -> Generation:
-        return dataclasses.replace(scored(self, request), logprobs=None)
+        reason: FinishReason = "stop" if error is None else "error"
+        return dataclasses.replace(scored(self, request), logprobs=None, finish_reason=reason, error=error)
 
     monkeypatch.setattr(EchoGenerator, "_scored", nothing)
-    run, records = assembled(only(max_perplexity=1.0))
-    assert bare(records) == {1}
-    assert counts(run)["total"]["filtered"] == 0
+
+
+@pytest.mark.parametrize("error", [None, "HTTP 503: overloaded", *TOO_LONG])
+def test_a_rationale_that_could_not_be_scored_is_let_pass_and_counted_unless_it_is_too_long(
+    assembled: Assembly, monkeypatch: pytest.MonkeyPatch, error: str | None
+) -> None:
+    failing(monkeypatch, error)
+    run, records = assembled(only(max_perplexity=1.0, refusal=True))
+    assert bare(records) == {1, 7}
+    failed = 0 if error in TOO_LONG else ROWS - 1
+    assert counts(run)["max_perplexity"] == {"filtered": 0, "rate": 0.0, "not_judged": failed}
+    assert "not_judged" not in counts(run)["refusal"]
+    said = outcome_line(pipeline.StageOutcome("assemble", run.stages()["assemble"], reused=False))
+    told = f"{failed} not judged by their perplexity because their scores failed"
+    assert (told in said) == (failed > 0)
+    assert ("not judged" in said) == (failed > 0)
+
+
+@pytest.mark.parametrize("error", [None, "HTTP 503: overloaded", *TOO_LONG])
+def test_a_record_without_soft_labels_is_dropped_with_the_engines_own_reason(
+    raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: str | None
+) -> None:
+    failing(monkeypatch, error)
+    raw["generate"]["filters"], raw["train"] = OFF, train("stored")
+    pipeline.run(config_from(raw), stages=("generate", "assemble"))
+    rejects = [row for row in read_jsonl(RunFolder(Path(raw["output_dir"])).rejects) if row["stage"] == "assemble"]
+    assert len(rejects) == ROWS - 1
+    why = "cannot be scored: the untouched model could not be asked about it: "
+    assert {row["reason"] for row in rejects} == {why + (error or "it gave no scores")}
 
 
 def test_shares_of_the_stage_ask_for_no_scores_and_the_last_command_does(raw: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from radistill.ledger import Ledger, open_ledger
 from radistill.making import Made, Making, filters_of
 from radistill.methods._composed import flag
 from radistill.methods._weighing import task_places
-from radistill.records import Example, StageRecord, TrainingRecord, json_line
+from radistill.records import Example, Generation, StageRecord, TrainingRecord, json_line
 from radistill.runs import RunFolder, before_work, begin, require, working
 from radistill.speaker import teacher, untouched
 from radistill.summary import FilterCounts, Summary
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from radistill.logprobs import LogProbs
 
 LEAKED = "contains a test prompt"
-UNSCORED = ("cannot be scored", "the untouched model could not be asked about it: it is longer than its context")
+UNSCORED = "cannot be scored"
 
 
 def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -82,6 +82,7 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         stage.facts["held_out_texts"] = len(tests)
         if work.summary.filters is not None:
             stage.facts["filtered_share"] = work.summary.filters.share
+            stage.facts["not_judged"] = work.summary.filters.unscored
         return stage.finish([run.records, run.summary])
 
 
@@ -126,17 +127,18 @@ class _Assembly:
                 kind, reason = made.problem
                 self._drop(made.example, reason, kind=kind)
             else:
-                yield from self._kept(made, self._scores(made), typical)
+                yield from self._kept(made, self._answers(made), typical)
 
     def _made(self) -> Iterator[Made]:
         yield from self.making.of_examples(self.ledger, self.identity, self.own)
         yield self.making.beside(self.ledger, self.own)
 
-    def _kept(self, made: Made, scores: "Mapping[str, LogProbs]", typical: float) -> Iterator[TrainingRecord]:
-        kept, asked = 0, self.making.scores(made)
+    def _kept(self, made: Made, answers: Mapping[str, Generation], typical: float) -> Iterator[TrainingRecord]:
+        kept = 0
         for record in made.records:
-            known = scores.get(record.id)
-            problem = self._problem(record) if known is not None or record.id not in asked else UNSCORED
+            answer = answers.get(record.id)
+            known = answer.logprobs if answer is not None else None
+            problem = self._problem(record) if known is not None or answer is None else _unscored(answer)
             if problem is not None:
                 self._drop(made.example, problem[1], kind=problem[0])
                 continue
@@ -163,7 +165,8 @@ class _Assembly:
 
     def _count(self, judged: Judged) -> None:
         assert self.summary.filters is not None
-        self.summary.filters.count(judged.failed, judged.rationale.taken.n_tokens)
+        rationale = judged.rationale
+        self.summary.filters.count(judged.failed, rationale.taken.n_tokens, is_unscored=rationale.is_unscored)
         # What was merely not selected is no worse than the others, and may be nearly all there is.
         if self.filtered is not None and judged.failed and judged.failed != ("select",):
             self.filtered.write(json_line(judged.as_row()))
@@ -184,24 +187,23 @@ class _Assembly:
             return "too long", f"{count} tokens, more than {self.max_length} (train.max_length or the model's context)"
         return None
 
-    def _scores(self, made: Made) -> "dict[str, LogProbs]":
-        """Record id → what the untouched model expects in it."""
+    def _answers(self, made: Made) -> dict[str, Generation]:
+        """Record id → what the untouched model expects in it, or why that is not known."""
         requests = {name: request.addressed_to(self.own) for name, request in self.making.scores(made).items()}
         if not requests:
             return {}
         stored = answers_to(list(requests.values()), self.ledger)
-        found = {name: stored[request.key][0].logprobs for name, request in requests.items()}
-        return {name: logprobs for name, logprobs in found.items() if logprobs is not None}
+        return {name: stored[request.key][0] for name, request in requests.items()}
 
     def _typical(self) -> float:
         """The median over the examples' records of the mean loss of the tokens that teach the task."""
         means = []
         for made in self.making.of_examples(self.ledger, self.identity, self.own):
-            scores = self._scores(made)
+            answers = self._answers(made)
             for record in made.records:
-                at = task_places(record)
-                if at and record.id in scores:
-                    means.append(-float(scores[record.id].given_T[at].mean()))
+                at, answer = task_places(record), answers.get(record.id)
+                if at and answer is not None and answer.logprobs is not None:
+                    means.append(-float(answer.logprobs.given_T[at].mean()))
         return float(np.median(means)) if means else 0.0
 
     def _note(self, example: Example, record: TrainingRecord) -> None:
@@ -227,6 +229,10 @@ class _Assembly:
         self.summary.dropped[kind] += 1
         about = {} if example is None else {"example_id": example.id, "row": asdict(example)}
         self.refused.append({"reason": f"{kind}: {reason}", **about, **(more or {})})
+
+
+def _unscored(answer: Generation) -> tuple[str, str]:
+    return UNSCORED, f"the untouched model could not be asked about it: {answer.error or 'it gave no scores'}"
 
 
 def _is_trained(record: TrainingRecord) -> bool:

@@ -46,7 +46,9 @@ class Rationale:
     taken: Generation
     """As it would be trained on: in the ids of the model that is trained, cut to `generate.keep_tokens`."""
     perplexity: float | None = None
-    """Of its tokens under the untouched model; None = not asked for, or longer than the model's context."""
+    """Of its tokens under the untouched model; None = not asked for, longer than the model's context, or failed."""
+    is_unscored: bool = False
+    """That the perplexity is not known is a failure of the engine, and not the length."""
 
     @property
     def said_before(self) -> str:

@@ -200,15 +200,18 @@ class Making:
         if taken is None:
             return []
         known: dict[int, float] = {}
+        unscored: set[int] = set()
         if self.filters.needs_perplexity and (probed := self._probed(written)):
             asked = {n: (request.addressed_to(own), at) for n, (request, at) in probed.items()}
             stored = answers_to([request for request, _ in asked.values()], ledger)
             for n, (request, at) in asked.items():
-                scores = stored[request.key][0].logprobs
-                if scores is not None:  # longer than the context: never scored
-                    known[n] = math.exp(min(-float(scores.given_T[at].mean()), 700.0))
+                answer = stored[request.key][0]
+                if answer.logprobs is not None:
+                    known[n] = math.exp(min(-float(answer.logprobs.given_T[at].mean()), 700.0))
+                elif not answer.is_beyond_context:
+                    unscored.add(n)
         return [
-            Rationale(written.about, g, taken[n], known.get(n))
+            Rationale(written.about, g, taken[n], known.get(n), n in unscored)
             for n, g in enumerate(written.generations)
             if written.purposes[g.key] == "rationale"
         ]

@@ -6,6 +6,7 @@ token ids that were shown to and produced by the model; `text` fields are for pe
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +169,11 @@ class Generation:
     def n_tokens(self) -> int:
         """How many ids the model wrote."""
         return len(self.token_ids)
+
+    @property
+    def is_beyond_context(self) -> bool:
+        """It was refused for its length, in the words of the backends or of a server; asking again changes nothing."""
+        return self.error is not None and re.search(r"\bcontext (of|length)\b", self.error) is not None
 
 
 @dataclass(frozen=True, slots=True)

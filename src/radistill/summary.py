@@ -9,6 +9,9 @@ import numpy as np
 
 from radistill.records import Generation, TrainingRecord
 
+SCORED = frozenset({"min_perplexity", "max_perplexity"})
+"""Filters that hang on the untouched model's scores."""
+
 
 @dataclass
 class FilterCounts:
@@ -21,11 +24,14 @@ class FilterCounts:
     filtered: int = 0
     """… and here once."""
     judged: int = 0
+    unscored: int = 0
+    """Rationales whose score failed, so that no filter of perplexity could judge them."""
     kept_tokens: int = 0
 
-    def count(self, failed: Sequence[str], n_tokens: int) -> None:
+    def count(self, failed: Sequence[str], n_tokens: int, *, is_unscored: bool = False) -> None:
         """Count one rationale with the filters that it fails."""
         self.judged += 1
+        self.unscored += is_unscored
         self.filtered += bool(failed)
         self.failed.update(failed)
         self.kept_tokens += 0 if failed else n_tokens
@@ -36,11 +42,16 @@ class FilterCounts:
         return self.filtered / max(1, self.judged)
 
     def as_dict(self) -> dict[str, Any]:
-        """Filter → how many rationales it has taken away, and the share of all; `total` counts each once."""
+        """Filter → how many rationales it has taken away, and the share of all; `total` counts each once.
+
+        Those of perplexity also say how many they could not judge, because a score failed.
+        """
         counts: dict[str, Any] = {
             name: {"filtered": self.failed[name], "rate": self.failed[name] / max(1, self.judged)}
             for name in self.active
         }
+        for name in set(self.active) & SCORED:
+            counts[name]["not_judged"] = self.unscored
         kept = {"kept": self.judged - self.filtered, "kept_tokens": self.kept_tokens}
         return {**counts, "total": {"filtered": self.filtered, "rate": self.share, **kept}}
 

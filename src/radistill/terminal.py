@@ -47,9 +47,12 @@ def outcome_line(outcome: "StageOutcome") -> str:
         again = f"; {left:,} failed, which `radistill generate` tries again" if left > 0 else ""
         return f"{outcome.name}: done before, reused{again}"
     share = numbers.pop("filtered_share", None)
+    not_judged = numbers.pop("not_judged", 0)
     facts = ", ".join(f"{k} {_plain(v)}" for k, v in numbers.items() if isinstance(v, int | float))
     if share is not None:
         facts += f", {share:.1%} of the rationales filtered"
+    if not_judged:
+        facts += f", {not_judged:,} not judged by their perplexity because their scores failed"
     stale = numbers.get("stale")
     later = f"; stale through {numbers['won']:,} new answers: {', '.join(stale)}" if stale else ""
     return f"{outcome.name}: {record.seconds:.1f} s" + (f" ({facts})" if facts else "") + later

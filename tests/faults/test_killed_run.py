@@ -1,13 +1,20 @@
 """A run that is killed again and again ends with the same bytes as one that nobody disturbed."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from radistill import seeds
+from radistill.cli import app
 from radistill.runs import RunFolder
 from radistill.tables import read_records
 
@@ -73,3 +80,56 @@ def test_a_run_killed_while_it_generates_ends_as_if_nothing_had_happened(
         json.loads(line)["key"] for s in shards for line in s.read_bytes().splitlines() if line.startswith(b'{"key"')
     ]
     assert len(keys) <= 80 + 4 * 2, "at most the unit in which it was killed is asked again"
+
+
+@pytest.fixture
+def written(raw_config: dict[str, Any], tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """A run of some hundred slow rows under a name of its own: its run file, and its values."""
+    raw_config["generate"]["backend"] = {"name": "echo", "batch_size": 4, "rows_per_second": 80}
+    raw_config["data"]["train"]["limit"] = 200
+
+    def write(name: str) -> tuple[Path, dict[str, Any]]:
+        raw = {**raw_config, "output_dir": str(tmp_path / name)}
+        raw["generate"] = {**raw_config["generate"], "ledger": str(tmp_path / f"{name} ledger")}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+        return path, raw
+
+    return write
+
+
+def committed(raw: dict[str, Any]) -> int:
+    """Units that are on the disk."""
+    shards = (Path(raw["generate"]["ledger"]) / "shards").glob("*.jsonl")
+    return sum(shard.read_bytes().count(b'{"commit"') for shard in shards)
+
+
+def killed(command: list[str], raw: dict[str, Any], units: int) -> None:
+    """Start the command and kill it when it has committed so many units."""
+    goal = committed(raw) + units
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        while committed(raw) < goal and child.poll() is None:
+            time.sleep(0.002)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL, "it was done, or failed, before it was killed"
+
+
+def test_the_command_killed_twice_ends_with_the_export_of_one_that_nobody_disturbed(
+    written: Callable[[str], tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    disturbed, raw = written("disturbed")
+    rng = seeds.generator(0, "kill the command")
+    for _ in range(2):
+        command = [sys.executable, "-m", "radistill.cli", "generate", str(disturbed)]
+        killed(command, raw, units=int(rng.integers(2, 9)))
+        assert RunFolder(Path(raw["output_dir"])).stages()["generate"].status == "started"
+    exports = []
+    for path, values in ((disturbed, raw), written("quiet")):
+        exports.append(tmp_path / f"{path.stem}.jsonl")
+        for arguments in (
+            ["generate", str(path)],
+            ["ledger", "export", values["output_dir"], "--output", str(exports[-1])],
+        ):
+            assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    assert exports[0].read_bytes() == exports[1].read_bytes()
+    assert len(exports[0].read_bytes().splitlines()) > 190
