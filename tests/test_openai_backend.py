@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fakes_server import Behaviour, FakeServer, faulty, serving
+from fakes_openai import PLAN, answered, answers_of, requests
+from fakes_server import Behaviour, faulty, serving
 from radistill import models
 from radistill.ask import answers_to, ask
 from radistill.backends._http import Server
-from radistill.backends.base import Generator
 from radistill.backends.openai import OpenAI, OpenAIGenerator
 from radistill.chat import ChatSettings, load_chat
 from radistill.config import config_from
@@ -24,37 +24,10 @@ from radistill.ledger import open_ledger
 from radistill.records import Generation, Message, Request, Sampling
 from radistill.speaker import Speaker
 
-PLAN = Sampling(temperature=1.0, max_new_tokens=12, seed=3)
-
 
 @pytest.fixture(scope="module")
 def speaker(tiny_model: Path) -> Speaker:
     return Speaker(weights=models.resolve(str(tiny_model)), chat=load_chat(tiny_model, ChatSettings()))
-
-
-def requests(speaker: Speaker, count: int, sampling: Sampling = PLAN, *, model: str = "") -> list[Request]:
-    found = []
-    for n in range(count):
-        messages = (Message("user", f"The old dog sees tree {n}."),)
-        opening = speaker.chat.opening(messages, f"Good day {n}.", "\n\n")
-        found.append(
-            Request(
-                purpose="rationale",
-                prompt_ids=opening.ids,
-                spans=opening.spans,
-                messages=messages,
-                sampling=sampling,
-                model=model,
-            )
-        )
-    return found
-
-
-def answered(server: FakeServer, speaker: Speaker, plan: Sequence[Request], **settings: Any) -> list[Generation]:
-    with OpenAI(base_url=(server.url,), **settings).open(speaker) as generator:
-        found = [g for together in generator.answers(plan, {r.key for r in plan}) for g in together]
-    order = {r.key: n for n, r in enumerate(plan)}
-    return sorted(found, key=lambda g: (order[g.key], g.index))
 
 
 @pytest.mark.parametrize("sampling", [PLAN, Sampling(temperature=0.0, max_new_tokens=2, n=2)], ids=["drawn", "greedy"])
@@ -98,10 +71,6 @@ def test_the_best_form_that_a_server_can_do_is_taken(speaker: Speaker, behaviour
         assert speaker.weights.identity in generator.identity
         assert f"|openai|{'fake' if behaviour.lists else ''}|served|{form}|" in generator.identity
         assert len(answers_of(generator, requests(speaker, 3))) == 3
-
-
-def answers_of(generator: Generator, plan: Sequence[Request]) -> list[Generation]:
-    return [g for together in generator.answers(plan, {r.key for r in plan}) for g in together if not g.error]
 
 
 def test_a_server_that_draws_nothing_is_asked_for_no_draws(speaker: Speaker) -> None:
@@ -268,69 +237,6 @@ def test_nobody_there_and_another_model_are_messages(speaker: Speaker) -> None:
             answered(server, speaker, requests(speaker, 1))
         assert len(answered(server, speaker, requests(speaker, 1), served_model="b")) == 1
         assert server.bodies[-1]["model"] == "b"
-
-
-def test_a_model_of_another_name_is_not_asked_for_what_was_trained_or_for_a_teacher(speaker: Speaker) -> None:
-    tuned = replace(speaker, is_untouched=False)
-    plan = requests(speaker, 2)
-    with serving(speaker.chat) as server:
-        named: dict[str, Any]
-        for named in ({}, {"served_model": "served"}):
-            assert len(answered(server, speaker, plan, **named)) == 2
-            with pytest.raises(BackendError, match=r"serves served, not .* must not answer in its place.*serve_with"):
-                answered(server, tuned, plan, **named)
-    with serving(speaker.chat, Behaviour(models=("served", tuned.weights.name))) as server:
-        assert len(answered(server, tuned, plan)) == 2
-        assert server.bodies[-1]["model"] == tuned.weights.name
-
-
-def test_what_a_models_own_file_says_about_generation_is_not_asked_for(speaker: Speaker) -> None:
-    plain = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-    with serving(speaker.chat) as server:
-        answered(server, speaker, requests(speaker, 1))
-        assert plain.items() <= server.bodies[-1].items()
-    with serving(speaker.chat, Behaviour(limit=3)) as server:
-        found = answered(server, speaker, requests(speaker, 20))
-    cut = [g for g in found if g.finish_reason == "error"]
-    assert cut
-    assert all("after 3 of 12 tokens" in str(g.error) and "generation_config.json" in str(g.error) for g in cut)
-    assert all(g.n_tokens <= 3 for g in found)
-
-
-def test_a_context_that_the_server_has_no_room_for_shortens_answers(speaker: Speaker) -> None:
-    plan = requests(speaker, 10)
-    room = 4
-    context = max(len(r.prompt_ids) for r in plan) + room
-    with serving(speaker.chat, Behaviour(context=context)) as server:
-        found = answered(server, speaker, plan)
-        assert {body["max_tokens"] for body in server.bodies[-len(plan) :]} <= {*range(room, 12)}
-    assert not [g for g in found if g.error]
-
-
-def test_a_lost_key_is_a_message_before_anything_else(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with serving(speaker.chat, Behaviour(key="s3cret", guards_its_list=True)) as server:
-        with pytest.raises(BackendError, match=r"refuses the key \(401\)"):
-            answered(server, speaker, requests(speaker, 1))
-        assert server.requests == 0
-
-
-@pytest.mark.parametrize("word", ["--port", "--api-key=abc", "--served-model-name"])
-def test_what_radistill_tells_a_server_itself_cannot_be_given(raw_config: dict[str, Any], word: str) -> None:
-    raw_config["generate"]["backend"] = {"name": "openai", "serve_with": "vllm", "serve_args": [word, "1"]}
-    with pytest.raises(ConfigError, match=r"serve_args.*is said by radistill itself"):
-        config_from(raw_config)
-
-
-def test_what_is_learned_about_a_server_is_kept_between_two_plans(speaker: Speaker) -> None:
-    plan = requests(speaker, 60)
-    with serving(speaker.chat) as server, OpenAI(base_url=(server.url,)).open(speaker) as generator:
-        assert isinstance(generator, OpenAIGenerator)
-        answers_of(generator, plan[:40])
-        learned = generator.client.servers[0].limit
-        assert learned > 16
-        answers_of(generator, plan[40:])
-        assert generator.client.servers[0].limit >= learned
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://user:pass@host/v1", ""])
