@@ -156,7 +156,11 @@ def _predict(
                 for e, ids in prompts.of[task.title]
             ]
             title, attempts = f"evaluate {system}: {task.title}", config.generate.max_attempts
-            ask(requests, generator, ledger, title=title, attempts=attempts, events=events)
+            done = ask(requests, generator, ledger, title=title, attempts=attempts, events=events)
+            if done.failed > done.given_up:
+                # What passes, as a server that was overloaded, must not be scored as an empty answer for good.
+                title = f"{title}, what failed once more"
+                ask(requests, generator, ledger, title=title, attempts=attempts, events=events)
             answers = answers_to(requests, ledger)
             examples = [e for e, _ in prompts.of[task.title]]
             found[task.title] = _read(task, system, examples, requests, answers)
