@@ -45,7 +45,7 @@ def found(folder):
     seen = looked_through(folder / "ledger")
     answers = (folder / "rows.jsonl").read_text()
     return {"rows": rows, "answers": answers, "doubled": seen.doubled, "problems": seen.problems,
-            "torn": seen.damaged_bytes, "left": sorted(p.name for p in folder.rglob("*.part"))}
+            "torn": seen.unfinished_bytes, "left": sorted(p.name for p in folder.rglob("*.part"))}
 
 untouched(config), models.device_name()  # opens what is heavy
 print("ready", flush=True)
