@@ -52,7 +52,9 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[s
             stage=stage, status="finished", settings=told.get(stage, {}), facts={"identity": "i", "own": "o"}
         )
 
-    def begin(run: RunFolder, name: str, settings: dict[str, Any], inputs: object, *, redo: bool) -> None:
+    def begin(
+        run: RunFolder, name: str, settings: dict[str, Any], inputs: object, *, redo: bool, late: bool = False
+    ) -> None:
         told[name] = json.loads(json.dumps(settings, default=str))
 
     monkeypatch.setattr(data, "load", load)
