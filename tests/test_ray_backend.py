@@ -14,7 +14,7 @@ import pytest
 from fakes_ray import BAD_SEED, Fragile, Moody
 from radistill import models
 from radistill.backends._hired import Group, Job, Reply
-from radistill.backends.base import Generator
+from radistill.backends.base import Generator, Window
 from radistill.backends.echo import Echo
 from radistill.backends.ray import Ray, RayGenerator
 from radistill.backends.transformers import Transformers
@@ -132,6 +132,28 @@ def test_where_ray_gives_up_the_rest_is_given_out_anew(speaker: Speaker, monkeyp
     monkeypatch.setattr("radistill.backends.ray._replies", fails_first(2, giving=0))
     with pytest.raises(BackendError, match=r"2 times over the same rows.*Ray said: .*what it had made is lost"):
         answered(generator, plan, plan)
+
+
+def test_many_windows_go_into_one_run_whose_groups_are_those_of_each(
+    speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of Ray Data begins with loading the model; and the batches of a window must not hang on the others."""
+    runs: list[list[frozenset[str]]] = []
+    plain = fails_first(0, giving=0)
+
+    def replies(generator: RayGenerator, groups: Sequence[Group]) -> Iterator[Reply]:
+        runs.append([group.lacking for group in groups])
+        return plain(generator, groups)
+
+    monkeypatch.setattr("radistill.backends.ray._replies", replies)
+    generator = RayGenerator(Ray(rows_per_task=4), Job.of(Echo(), speaker), {"identity": "x"}, tally=None)
+    plan = requests(speaker, 170)
+    windows = [plan[start : start + 10] for start in range(0, 170, 10)]
+    flow = generator.flow(Window(window, {r.key for r in window}) for window in windows)
+    assert len(by_place([list(together) for together in flow])) == 170
+    together, last = runs
+    assert last == [group.lacking for group in generator.groups(windows[16], {r.key for r in windows[16]})]
+    assert together[:3] == [group.lacking for group in generator.groups(windows[0], {r.key for r in windows[0]})]
 
 
 def test_a_bug_in_an_actor_keeps_its_traceback(speaker: Speaker, ray_cluster: None) -> None:

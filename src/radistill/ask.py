@@ -1,19 +1,19 @@
 """Ask a model for what the ledger does not hold yet; shared by the stages that let a model write."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
-from radistill.backends.base import Generator
+from radistill.backends.base import Flowing, Generator, Window
 from radistill.errors import RunFolderError
 from radistill.events import Events
 from radistill.known import Known
 from radistill.ledger import Ledger
-from radistill.progress import progress
+from radistill.progress import Progress, progress
 from radistill.records import Generation, Request
 
 WINDOW = 16_384
-"""So many requests of a plan are held at once, and sorted into batches: memory does not grow with the plan."""
+"""So many requests of a plan are sorted into batches together: memory does not grow with the plan."""
 
 
 @dataclass(slots=True)
@@ -92,34 +92,60 @@ def ask(
         begun: called whenever something is about to be committed.
     """
     done = Answered()
-    known = Known()
     if total is None:
         requests = requests if isinstance(requests, Sequence) else list(requests)
         total = len(requests)
     with progress(title, total) as shown, (events or Events()).of(title, total, done) as log:
-        for window in _windows(requests):
-            different = {r.key: r for r in window if known.add(r.key)}
-            lacking = ledger.missing(different, attempts=attempts)
-            done.requests += len(different)
-            done.given_up += (given_up := len(ledger.failures(different.keys() - lacking)))
-            done.failed += given_up
-            done.from_ledger += len(different) - len(lacking) - given_up
-            shown.advance(len(window) - len(lacking), note=done.note)
-            prompts = {key: len(different[key].prompt_ids) for key in lacking}
-            for answers in generator.answers(list(different.values()), lacking):
-                before = done.written, done.tokens
-                begun()
-                ledger.append(answers)
-                done.count(answers, prompts)
-                shown.advance(done.written - before[0], done.tokens - before[1], note=done.note)
-                log()
+        plan = _Plan(requests, ledger, attempts, done, shown)
+        for answers in _answers(generator, plan.windows()):
+            before = done.written, done.tokens
+            begun()
+            ledger.append(answers)
+            done.count(answers, plan.prompts)
+            plan.forget(answers)
+            shown.advance(done.written - before[0], done.tokens - before[1], note=done.note)
+            log()
     return done
 
 
-def _windows(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    rest = iter(requests)
-    while window := list(islice(rest, WINDOW)):
-        yield window
+def _answers(generator: Generator, windows: Iterator[Window]) -> Iterator[Sequence[Generation]]:
+    if isinstance(generator, Flowing):
+        yield from generator.flow(windows)
+    else:
+        for window in windows:
+            yield from generator.answers(window.plan, window.lacking)
+
+
+@dataclass
+class _Plan:
+    """Requests, looked up in the ledger as they are needed."""
+
+    requests: Iterable[Request]
+    ledger: Ledger
+    attempts: int | None
+    done: Answered
+    shown: Progress
+    prompts: dict[str, int] = field(default_factory=dict)
+    """Tokens of the prompts of what is asked, by key, until it is answered."""
+
+    def forget(self, generations: Sequence[Generation]) -> None:
+        """These are answered."""
+        for key in {g.key for g in generations}:
+            del self.prompts[key]
+
+    def windows(self) -> Iterator[Window]:
+        """The plan piece by piece, and what of it is to be asked."""
+        known, rest, done = Known(), iter(self.requests), self.done
+        while some := list(islice(rest, WINDOW)):
+            different = {r.key: r for r in some if known.add(r.key)}
+            lacking = self.ledger.missing(different, attempts=self.attempts)
+            done.requests += len(different)
+            done.given_up += (given_up := len(self.ledger.failures(different.keys() - lacking)))
+            done.failed += given_up
+            done.from_ledger += len(different) - len(lacking) - given_up
+            self.prompts |= {key: len(different[key].prompt_ids) for key in lacking}
+            self.shown.advance(len(some) - len(lacking), note=done.note)
+            yield Window(list(different.values()), lacking)
 
 
 def answers_to(requests: Sequence[Request], ledger: Ledger) -> dict[str, list[Generation]]:

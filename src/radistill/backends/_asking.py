@@ -4,11 +4,14 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from radistill import seeds
+from radistill.backends.base import Window
 from radistill.chat import Chat
 from radistill.records import FinishReason, Generation, Request
 
@@ -18,8 +21,7 @@ SOON = 0.5
 """Seconds after which what has come is committed, though more comes all the time: a kill costs no more than that."""
 
 Result = TypeVar("Result")
-Put = Callable[[list[Generation]], None]
-"""Hands in the answers to one request."""
+Answer = Callable[[Request], Awaitable[list[Generation]]]
 
 
 class EventLoop:
@@ -57,52 +59,97 @@ class EventLoop:
         finally:
             self.run(stack.aclose())
 
-    def results(self, work: Callable[[Put], Coroutine[Any, Any, None]]) -> Iterator[list[Generation]]:
-        """What `work` hands in, several requests together where they come fast.
+    def answers(
+        self, windows: Iterator[Window], width: int, answer: Answer, begins: Callable[[], None] = lambda: None
+    ) -> Iterator[list[Generation]]:
+        """Answer all that is lacking, at most `width` requests at once; several together where answers come fast.
 
-        When nobody takes more, the work is cancelled and its end is waited for.
+        The next window is taken while there is still enough to do, and in the thread of the caller.
+        When nobody takes more, what is on its way is cancelled and its end is waited for.
+
+        Args:
+            windows: of a plan.
+            width: more than the engine can work on, so that it never waits.
+            answer: one request.
+            begins: called before there is something to do after there was nothing.
 
         Raises:
-            BaseException: what `work` raises, or the first of several; after what was handed in before.
+            BaseException: what `answer` raises, or the first of several; after what was answered before.
         """
-        done: queue.Queue[list[Generation] | None] = queue.Queue()
-        ended = threading.Event()
-
-        async def watched() -> None:
-            try:
-                await work(done.put)
-            finally:
-                done.put(None)
-                ended.set()
-
-        future = asyncio.run_coroutine_threadsafe(watched(), self._loop)
+        line = _Line(self._loop)
+        task = self.run(line.begin(width, answer))
         try:
-            yield from _grouped(done)
-            _raise_first(future.exception())
+            yield from _grouped(line, partial(_fill, line, windows, width, begins))
+            _raise_first(task.exception())
         finally:
-            if not future.done():
-                future.cancel()
-                ended.wait()
+            if not task.done():
+                self.run(_cancelled(task))
 
 
-async def each(
-    requests: Sequence[Request], width: int, answer: Callable[[Request], Awaitable[list[Generation]]], put: Put
-) -> None:
-    """Answer all of them, at most so many at once.
+class _Line:
+    """Requests that wait for their turn: put in by one thread, taken by tasks of a loop in another."""
 
-    Raises:
-        BaseExceptionGroup: one of many said that the engine is lost, and so will all.
-    """
-    waiting = iter(requests)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.put_in = 0
+        """So many requests so far."""
+        self.taken = 0
+        self.handed_on = 0
+        """To whoever asked, with their answers."""
+        self.is_closed = False
+        self.done: queue.Queue[list[Generation] | None] = queue.Queue()
+        """What was answered; None when no more will come."""
+        self._waiting: deque[Request | None] = deque()
+        self._more = asyncio.Event()
 
-    async def worker() -> None:
-        for request in waiting:
-            put(await answer(request))
+    def put(self, requests: Sequence[Request], *, is_last: bool = False) -> None:
+        """To be answered."""
+        self.put_in += len(requests)
+        self.is_closed = is_last
+        self.loop.call_soon_threadsafe(self._let_in, [*requests, None] if is_last else requests)
 
-    # So many tasks as may ever be on their way: a task for each of millions of requests would be too many.
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(len(requests), width)):
-            group.create_task(worker())
+    def _let_in(self, requests: Sequence[Request | None]) -> None:
+        self._waiting.extend(requests)
+        self._more.set()
+
+    async def begin(self, width: int, answer: Answer) -> "asyncio.Task[None]":
+        """Answer what is put in, until the last."""
+        task = asyncio.create_task(self._work(width, answer))
+        task.add_done_callback(lambda _: self.done.put(None))
+        return task
+
+    async def _work(self, width: int, answer: Answer) -> None:
+        # So many tasks as may ever be on their way: a task for each of millions of requests would be too many.
+        async with asyncio.TaskGroup() as group:
+            for _ in range(width):
+                group.create_task(self._one_by_one(answer))
+
+    async def _one_by_one(self, answer: Answer) -> None:
+        while True:
+            while not self._waiting:
+                self._more.clear()
+                await self._more.wait()
+            request = self._waiting[0]
+            if request is None:
+                return  # it stays, for the others
+            self._waiting.popleft()
+            self.taken += 1
+            self.done.put(await answer(request))
+
+
+def _fill(line: _Line, windows: Iterator[Window], width: int, begins: Callable[[], None]) -> None:
+    """Take windows until enough requests wait, or there are none any more."""
+    while line.put_in - line.taken < width and not line.is_closed:
+        window = next(windows, None)
+        todo = window.todo if window else []
+        if todo and line.handed_on == line.put_in:
+            begins()
+        line.put(todo, is_last=window is None)
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def seed_of(request: Request, index: int) -> int:
@@ -125,21 +172,25 @@ def failed(request: Request, index: int, error: str) -> Generation:
     return Generation(key=request.key, index=index, token_ids=(), text="", finish_reason="error", error=error)
 
 
-def _grouped(done: "queue.Queue[list[Generation] | None]") -> Iterator[list[Generation]]:
-    found = done.get()
+def _grouped(line: _Line, fill: Callable[[], None]) -> Iterator[list[Generation]]:
+    fill()
+    found = line.done.get()
     while found is not None:
+        line.handed_on += 1
         together, until = list(found), time.monotonic() + SOON
         while len(together) < TOGETHER and (left := until - time.monotonic()) > 0:
             try:
-                found = done.get(timeout=left)
+                found = line.done.get(timeout=left)
             except queue.Empty:
                 break
             if found is None:
                 break
+            line.handed_on += 1
             together += found
         yield together
+        fill()
         if found is not None:
-            found = done.get()
+            found = line.done.get()
 
 
 def _raise_first(error: BaseException | None) -> None:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from radistill import plugins
@@ -59,6 +60,36 @@ class InUnits(ABC):
         for unit in self.units(plan):
             if todo := [request for request in unit if request.key in lacking]:
                 yield self.answer(todo)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Different requests of a plan that are held in memory together."""
+
+    plan: Sequence[Request]
+    lacking: AbstractSet[str]
+    """Keys of those that have no answer yet."""
+
+    @property
+    def todo(self) -> list[Request]:
+        """Those without an answer, in the order of the plan."""
+        return [request for request in self.plan if request.key in self.lacking]
+
+
+class Flowing(ABC):
+    """A generator whose requests do not wait for each other: it takes more while the last are still on their way."""
+
+    @abstractmethod
+    def flow(self, windows: Iterator[Window]) -> Iterator[Sequence[Generation]]:
+        """As `Generator.answers`, for a plan of any length.
+
+        Args:
+            windows: of the plan; taken one by one, when there is little left to do, in the thread of the caller.
+        """
+
+    def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
+        """See `Generator.answers`."""
+        return self.flow(iter([Window(plan, lacking)]))
 
 
 class Backend(Settings, ABC):

@@ -11,7 +11,6 @@ import os
 import shlex
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,7 @@ from radistill.backends import _asking as asking
 from radistill.backends import _forms as forms
 from radistill.backends._http import Client, Refused, Server, key_refused, reason_of
 from radistill.backends._serving import Serving, served
-from radistill.backends.base import Backend, Generator
+from radistill.backends.base import Backend, Flowing, Generator, Window
 from radistill.errors import BackendError
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
@@ -139,7 +138,7 @@ class Listed:
 
 
 @dataclass
-class OpenAIGenerator:
+class OpenAIGenerator(Flowing):
     """See `OpenAI`."""
 
     settings: OpenAI
@@ -179,16 +178,14 @@ class OpenAIGenerator:
             raise Refused(f"{read} prompt tokens leave no room in a context of {self.context}")
         return self.context - read
 
-    def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
-        """See `Generator.answers`; requests are on their way until the answers are committed."""
-        todo = [request for request in plan if request.key in lacking]
-        if todo:
-            yield from self.loop.results(lambda put: self._all(todo, put))
-
-    async def _all(self, todo: Sequence[Request], put: asking.Put) -> None:
-        self.client.last_good = time.monotonic()
+    def flow(self, windows: Iterator[Window]) -> Iterator[Sequence[Generation]]:
+        """See `Flowing.flow`; requests are on their way until the answers are committed."""
         width = self.settings.concurrency * len(self.settings.base_url)
-        await asking.each(todo, width, self._one, put)
+        return self.loop.answers(windows, width, self._one, self._begins)
+
+    def _begins(self) -> None:
+        # While nothing was asked, nothing could be answered well.
+        self.client.last_good = time.monotonic()
 
     async def _one(self, request: Request) -> list[Generation]:
         return [await self._answer(request, index) for index in range(request.sampling.n)]

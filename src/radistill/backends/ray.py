@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from itertools import count
+from itertools import count, islice
 from typing import Any, ClassVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator
@@ -37,12 +37,15 @@ from radistill.backends._hired import (
     tell_likeness,
     unpacked,
 )
-from radistill.backends.base import Backend, Generator, kind
+from radistill.backends.base import Backend, Flowing, Generator, Window, kind
 from radistill.errors import BackendError, ConfigError, MissingPackageError
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
 
 NOT_INSTALLED = "generate.backend: ray needs Ray, which is not installed here: pip install 'radistill[ray]'"
+WINDOWS = 16
+"""So many windows of a plan (262,144 requests, about as many kilobytes) go into one run of Ray Data, because each run
+begins with new actors, which load the model anew."""
 INNER = "transformers"
 """What the actors hold where the run file says nothing."""
 
@@ -114,7 +117,7 @@ class Ray(Backend):
 
 
 @dataclass
-class RayGenerator:
+class RayGenerator(Flowing):
     """See `Ray`."""
 
     settings: Ray
@@ -142,8 +145,13 @@ class RayGenerator:
             if asked := frozenset(r.key for r in rows if r.key in lacking):
                 yield Group(next(self.numbers), rows, asked)
 
-    def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
-        """See `Generator.answers`.
+    def flow(self, windows: Iterator[Window]) -> Iterator[Sequence[Generation]]:
+        """See `Flowing.flow`."""
+        while some := list(islice(windows, WINDOWS)):
+            yield from self._answered([g for window in some for g in self.groups(window.plan, window.lacking)])
+
+    def _answered(self, groups: Sequence[Group]) -> Iterator[Sequence[Generation]]:
+        """One run of Ray Data, or more.
 
         Ray itself puts lost actors back and gives their groups out again. Where it gives up, because what an actor had
         made was lost with its node, the groups that are left are put to it anew.
@@ -151,7 +159,7 @@ class RayGenerator:
         from ray.data.exceptions import ExecutionTimeoutError
         from ray.exceptions import RayError, RayTaskError, UserCodeException
 
-        left = {group.number: group for group in self.groups(plan, lacking)}
+        left = {group.number: group for group in groups}
         losses = 0
         while left:
             lost: RayError | None = None

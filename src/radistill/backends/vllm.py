@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -24,7 +23,7 @@ from pydantic import Field, field_validator
 
 from radistill.backends import _asking as asking
 from radistill.backends._lora import rank_of
-from radistill.backends.base import Backend, Generator
+from radistill.backends.base import Backend, Flowing, Generator, Window
 from radistill.errors import BackendError, did_you_mean
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
@@ -109,7 +108,7 @@ class VLLM(Backend):
 
 
 @dataclass
-class VLLMGenerator:
+class VLLMGenerator(Flowing):
     """See `VLLM`."""
 
     settings: VLLM
@@ -140,13 +139,10 @@ class VLLMGenerator:
         ends = (f"context {self.context}", f"stops {list(self.speaker.chat.stop_ids)}")
         return "|".join((self.speaker.weights.identity, "vllm", precision, *told, *drawn, *ends))
 
-    def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
-        """See `Generator.answers`."""
-        todo = [request for request in plan if request.key in lacking]
+    def flow(self, windows: Iterator[Window]) -> Iterator[Sequence[Generation]]:
+        """See `Flowing.flow`."""
         at_once = int(self.engine.scheduler_config.max_num_seqs) * self.settings.data_parallel_size
-        width = max(IN_FLIGHT, 4 * at_once)
-        if todo:
-            yield from self.loop.results(lambda put: asking.each(todo, width, self._answers, put))
+        return self.loop.answers(windows, max(IN_FLIGHT, 4 * at_once), self._answers)
 
     async def _answers(self, request: Request) -> list[Generation]:
         if request.purpose == "score":
