@@ -14,6 +14,7 @@ from radistill.errors import ChatTemplateError, DataError
 from radistill.files import atomic, sha256, write_json
 from radistill.filtering import Judged, files_of, refuse_unusable
 from radistill.held_out import HeldOut, Leak
+from radistill.known import Known
 from radistill.ledger import Ledger, open_ledger
 from radistill.making import Made, Making, filters_of
 from radistill.methods._composed import flag
@@ -114,13 +115,15 @@ class _Assembly:
     refused: list[dict[str, Any]] = field(default_factory=list)
     filtered: IO[bytes] | None = None
     """Where filtered rationales are written, for people."""
+    counted: Known = field(default_factory=Known)
+    """Keys whose prompts are counted."""
 
     def records(self) -> Iterator[TrainingRecord]:
         """All records, in the order of the examples; what is dropped is counted and kept in `refused`."""
         typical = self._typical() if flag(self.config.method, "is_scored") else 0.0
         for made in self._made():
-            planned = self.making.planned_tokens
-            prompts = sum(planned.pop(key, 0) for key in {g.key for g in made.generations})
+            # What several examples share was asked once.
+            prompts = sum(tokens for key, tokens in made.prompt_tokens.items() if self.counted.add(key))
             scored = {r.key: len(r.prompt_ids) for r in (*self.making.scores(made).values(), *made.probes)}
             self.summary.count_asked(prompts, made.generations, sum(scored.values()))
             if made.problem is not None:

@@ -150,11 +150,12 @@ class Ledger:
             yield from found
             last = found[-1]
 
-    def counts(self) -> tuple[int, int, int]:
-        """Rows, keys, and keys without a good answer."""
-        (rows, keys), *_ = self._select("select count(*), count(distinct key) from rows")
+    def counts(self) -> tuple[int, int, int, int]:
+        """Rows, keys, rows that did not fail, and keys without a good answer."""
+        query = "select count(*), count(distinct key), count(nullif(failures > 0, 1)) from rows"
+        ((rows, keys, good),) = self._select(query)
         ((failed,),) = self._select("select count(distinct key) from rows where failures > 0")
-        return rows, keys, failed
+        return rows, keys, good, failed
 
     def places(self, keys: Sequence[str]) -> dict[tuple[str, int], tuple[str, int, int]]:
         """Key and index → shard, place in it, and how often it has failed without a good answer since."""

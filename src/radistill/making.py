@@ -6,7 +6,7 @@ both come to the same records, because every step is a function of the settings 
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -50,6 +50,8 @@ class Made:
     """The rationales among the generations, with the filters that they fail; empty without filters."""
     probes: Sequence[Request] = ()
     """What the untouched model was asked to know their perplexity."""
+    prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Key → tokens that were read to write its generations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class _Written:
     purposes: Mapping[str, Purpose] = field(default_factory=dict)
     """Of each request, by its key."""
     generations: Sequence[Generation] = ()
+    prompt_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Key → tokens that were read to write its generations."""
     problem: str | None = None
     """Why nothing could be asked."""
 
@@ -86,8 +90,6 @@ class Making:
     examples: Sequence[Example]
     writer: Chat | None = None
     """Of the model that writes about the examples, if it is another (`generate.teacher`)."""
-    planned_tokens: dict[str, int] = field(default_factory=dict)
-    """Request key → tokens of its prompt, of all that was planned so far."""
     _judging: tuple[str, Filtering] | None = None
     """Who wrote, and the filters with what they found over all that was written."""
 
@@ -174,7 +176,7 @@ class Making:
         """What was written for every example, in the order of the examples."""
         for start in range(0, len(self.examples), CHUNK):
             chunk = self.examples[start : start + CHUNK]
-            planned: dict[str, list[tuple[str, Purpose]]] = {}
+            planned: dict[str, list[Request]] = {}
             problems: dict[str, str] = {}
             for example in chunk:
                 try:
@@ -182,17 +184,16 @@ class Making:
                 except RowError as error:
                     problems[example.id] = str(error)
                 else:
-                    keys = self._addressed(requests, identity)
-                    planned[example.id] = list(zip(keys, (r.purpose for r in requests), strict=True))
-            stored = ledger.read(key for of in planned.values() for key, _ in of)
+                    planned[example.id] = _addressed(requests, identity)
+            stored = ledger.read(request.key for of in planned.values() for request in of)
             for example in chunk:
                 about = donors.get(example.id, example)
                 if example.id in problems:
                     yield _Written(example, about, problem=problems[example.id])
                 else:
                     of = planned[example.id]
-                    answers = [g for key, _ in of for g in self._answers(stored, key)]
-                    yield _Written(example, about, dict(of), answers)
+                    answers = [g for request in of for g in self._answers(stored, request.key)]
+                    yield _Written(example, about, {r.key: r.purpose for r in of}, answers, _tokens_read(of))
 
     def _rationales(self, written: _Written, ledger: Ledger, own: str) -> list[Rationale]:
         """What was written about one example after its reference; nothing if any of it failed."""
@@ -262,12 +263,14 @@ class Making:
     def beside(self, ledger: Ledger, identity: str) -> Made:
         """The records that belong to no example."""
         rounds: list[list[Generation]] = []
+        tokens: dict[str, int] = {}
         while planned := self.config.method.plan_more(self.whole, rounds):
-            keys = self._addressed(planned, identity)
-            stored = ledger.read(keys)
-            rounds.append([g for key in keys for g in self._answers(stored, key)])
+            addressed = _addressed(planned, identity)
+            stored = ledger.read(request.key for request in addressed)
+            rounds.append([g for request in addressed for g in self._answers(stored, request.key)])
+            tokens |= _tokens_read(addressed)
         records = [self._labelled(r) for r in self.config.method.assemble_more(self.whole, rounds)]
-        return Made(None, [g for answers in rounds for g in answers], records)
+        return Made(None, [g for answers in rounds for g in answers], records, prompt_tokens=tokens)
 
     def scores(self, made: Made) -> dict[str, Request]:
         """Record id → what the untouched model is asked about it; nothing about a record that needs no answer."""
@@ -290,11 +293,13 @@ class Making:
 
     def _made(self, written: _Written, judged: Sequence[Judged]) -> Made:
         example, generations = written.example, written.generations
+        tokens = written.prompt_tokens
         if written.problem is not None:
             return Made(example, problem=("cannot be put into ids", written.problem))
         failed = next((g for g in generations if g.finish_reason == "error"), None)
         if failed is not None:
-            return Made(example, generations, problem=("generation failed", failed.error or ""))
+            problem = ("generation failed", failed.error or "")
+            return Made(example, generations, problem=problem, prompt_tokens=tokens)
         # In the place of a filtered rationale the method is given an empty one.
         emptied = {(g.key, g.index): g for g in (j.used for j in judged if j.failed)}
         try:
@@ -304,9 +309,11 @@ class Making:
                 taken = [emptied.get((g.key, g.index)) or self._cut(self._respelled(g)) for g in generations]
                 records = self.config.method.assemble(example, self.chat, taken)
         except RowError as error:
-            return Made(example, generations, problem=("cannot be put into ids", str(error)))
+            problem = ("cannot be put into ids", str(error))
+            return Made(example, generations, problem=problem, prompt_tokens=tokens)
         probes = [request for request, _ in self._probed(written).values()] if self.filters.needs_perplexity else ()
-        return Made(example, generations, [self._labelled(r) for r in records], judged=judged, probes=probes)
+        labelled = [self._labelled(r) for r in records]
+        return Made(example, generations, labelled, judged=judged, probes=probes, prompt_tokens=tokens)
 
     def _respelled(self, generation: Generation) -> Generation:
         """What another model wrote, in the ids of the one that is trained."""
@@ -335,13 +342,6 @@ class Making:
         )
         return replace(record, segments=tuple(segments))
 
-    def _addressed(self, requests: Sequence[Request], identity: str) -> list[str]:
-        keys = []
-        for request in requests:
-            keys.append(request.addressed_to(identity).key)
-            self.planned_tokens[keys[-1]] = len(request.prompt_ids) * request.sampling.n
-        return keys
-
     def _answers(self, stored: Mapping[str, list[Generation]], key: str) -> list[Generation]:
         if key not in stored:
             raise RunFolderError(
@@ -349,6 +349,14 @@ class Making:
                 f"{key}). Point generate.ledger to where it lies, or generate again with --redo generate."
             )
         return stored[key]
+
+
+def _addressed(requests: Sequence[Request], identity: str) -> list[Request]:
+    return [request.addressed_to(identity) for request in requests]
+
+
+def _tokens_read(requests: Iterable[Request]) -> dict[str, int]:
+    return {request.key: len(request.prompt_ids) * request.sampling.n for request in requests}
 
 
 def _is_soft(record: TrainingRecord) -> bool:
