@@ -54,6 +54,8 @@ class Behaviour:
     """It never writes more tokens, as the model's own file may say."""
     context: int | None = None
     """What it says that prompt and answer may come to together."""
+    most_scores: int | None = None
+    """It tells no more log-probabilities at each place of a prompt."""
     guards_its_list: bool = False
     """It tells nobody without its key which models it has."""
 
@@ -138,6 +140,9 @@ class FakeServer(Fake):
                 return 422, {"error": {"message": "prompt: not a string"}}
             ids = list(body["prompt"])
         ids = ids[self.behaviour.swallows :]
+        most = self.behaviour.most_scores
+        if most is not None and body.get("prompt_logprobs", 0) > most:
+            return 400, {"error": {"message": f"no more than {most} prompt_logprobs"}}
         if "prompt_logprobs" in body:
             return 200, self._scored(ids, body)
         written, reason = self._written(ids, body)
@@ -272,8 +277,9 @@ def handler(server: Fake) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.bodies.append(body)
             server.keys.append(self.headers.get("Authorization", ""))
-            if server.behaviour.key and self.headers.get("Authorization") != f"Bearer {server.behaviour.key}":
-                self.send(401, b'{"error": {"message": "who are you?"}}')
+            given = self.headers.get("Authorization", "")
+            if server.behaviour.key and given != f"Bearer {server.behaviour.key}":
+                self.send(401, json.dumps({"error": {"message": f"who are you? {given} is nobody"}}).encode())
                 return
             time.sleep(server.behaviour.delay)
             status, answer = server.completion(self.path, body)

@@ -10,10 +10,12 @@ import pytest
 from radistill import pipeline
 from radistill.backends import echo
 from radistill.config import config_from
+from radistill.errors import BackendError
 from radistill.records import Generation, Request
 from radistill.runs import RunFolder
 from radistill.tables import read_predictions
 
+STAGES = ("generate", "assemble", "train", "evaluate")
 whole = echo.EchoGenerator.answer
 
 
@@ -37,9 +39,20 @@ def test_a_prediction_that_failed_is_asked_for_once_more(
     raw_config["generate"]["max_attempts"] = 2  # both systems are one echo, with the same requests
     raw_config["train"]["max_steps"] = 1
     config = config_from(raw_config)
-    pipeline.run(config, stages=("generate", "assemble", "train", "evaluate"))
+    pipeline.run(config, stages=STAGES)
     assert len(tries) > 4
     assert set(tries.values()) == {2}
     predictions = read_predictions(RunFolder(Path(config.output_dir)).predictions("translation"))
     failed = sum(p.finish_reason == "error" for p in predictions)
     assert (failed > 0) == (times > 1)
+
+
+def test_an_engine_that_cannot_be_opened_does_not_bind_the_folder(raw_config: dict[str, Any]) -> None:
+    raw_config["generate"]["backend"] = {"name": "echo", "empty_share": 0.0}
+    raw_config["train"]["max_steps"] = 1
+    pipeline.run(config_from(raw_config), stages=STAGES[:3])
+    raw_config["generate"]["backend"] = {"name": "openai", "base_url": "http://localhost:1/v1"}
+    with pytest.raises(BackendError, match="does not answer"):
+        pipeline.run(config_from(raw_config), stages=STAGES[3:])
+    raw_config["generate"]["backend"] = {"name": "echo", "empty_share": 0.0}
+    pipeline.run(config_from(raw_config), stages=STAGES[3:])

@@ -8,7 +8,7 @@ import pytest
 
 from fakes_openai import answered, answers_of, requests
 from fakes_server import Behaviour, serving
-from radistill import models
+from radistill import models, pipeline
 from radistill.backends.openai import OpenAI, OpenAIGenerator
 from radistill.chat import ChatSettings, load_chat
 from radistill.config import config_from
@@ -64,6 +64,73 @@ def test_a_lost_key_is_a_message_before_anything_else(speaker: Speaker, monkeypa
         with pytest.raises(BackendError, match=r"refuses the key \(401\)"):
             answered(server, speaker, requests(speaker, 1))
         assert server.requests == 0
+
+
+def test_a_key_that_the_server_repeats_is_not_shown(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "wr0ng-k3y")
+    with serving(speaker.chat, Behaviour(key="s3cret")) as server:
+        with pytest.raises(BackendError, match=r"who are you\? Bearer \(the key\) is nobody") as refused:
+            answered(server, speaker, requests(speaker, 1))
+        assert "wr0ng-k3y" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "shown"),
+    [
+        (Behaviour(context=300), "serves served: context 256, ids: yes, log-probabilities: yes"),
+        (Behaviour(most_scores=0), "ids: yes, log-probabilities: the server says 400: no more than 0 prompt_logprobs"),
+        (Behaviour(can=("chat",)), "chat: yes, log-probabilities: a server that takes no ids"),
+        (Behaviour(greedy=True), "ids: yes, but it draws nothing at a temperature"),
+    ],
+)
+def test_what_a_server_can_do_is_shown(
+    speaker: Speaker, behaviour: Behaviour, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(speaker.chat, behaviour) as server, OpenAI(base_url=(server.url,)).open(speaker):
+        said = capsys.readouterr().err
+    assert said.startswith(server.url)
+    assert shown in said
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_log_probabilities_that_a_server_does_not_tell_are_missed_before_the_first_row(
+    raw_config: dict[str, Any], speaker: Speaker, soft: bool
+) -> None:
+    raw_config["train"] |= {"labels": "stored", "label_top_k": 32} if soft else {}
+    with serving(speaker.chat, Behaviour(most_scores=20)) as server:
+        raw_config["generate"]["backend"] = {"name": "openai", "base_url": server.url}
+        config = config_from(raw_config)
+        if soft:
+            with pytest.raises(BackendError, match=r"log-probabilities.*no more than 20.*--max-logprobs 32 or more"):
+                pipeline.run(config, stages=("generate",))
+            assert server.requests < 12  # a few looks at it, and no row
+            raw_config["train"] |= {"label_top_k": 20}
+        pipeline.run(config_from(raw_config), stages=("generate",))
+
+
+def test_a_server_for_the_untouched_model_is_refused_before_hours_of_training(raw_config: dict[str, Any]) -> None:
+    raw_config["generate"]["backend"] = {"name": "openai", "base_url": "http://localhost:1/v1"}
+    with pytest.raises(ConfigError, match=r"the server serves the untouched model.*serve_with=vllm.*one by one"):
+        pipeline.run(config_from(raw_config))
+    nested = {"name": "ray", "backend": raw_config["generate"]["backend"]}
+    for backend, is_refused in (
+        (nested, True),
+        ({"name": "openai", "serve_with": "vllm"}, False),
+        ({"name": "echo"}, False),
+    ):
+        raw_config["generate"]["backend"] = backend
+        assert (config_from(raw_config).generate.backend.only_untouched() is not None) == is_refused
+
+
+def test_arguments_about_room_change_no_key_and_no_run(raw_config: dict[str, Any]) -> None:
+    def told(*words: str, engine: str = "vllm") -> Any:
+        raw_config["generate"]["backend"] = {"name": "openai", "serve_with": engine, "serve_args": list(words)}
+        return config_from(raw_config).generate.backend.telling["serve_args"]
+
+    room = ("--max-num-seqs", "8", "--gpu-memory-utilization=0.5")
+    assert told(*room) == []
+    assert told("--dtype", "float32", *room, "--enforce-eager") == ["--dtype", "float32", "--enforce-eager"]
+    assert told(*room, engine="transformers") == list(room)  # another program, whose words may mean anything
 
 
 @pytest.mark.parametrize("word", ["--port", "--api-key=abc", "--served-model-name"])

@@ -1,12 +1,13 @@
 """Stage 4: the untouched and the tuned model answer the test examples; every answer is kept and scored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from radistill import contamination, data, models, scoring
 from radistill.ask import answers_to, ask
+from radistill.backends.base import Generator
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ConfigError, DataError
@@ -15,7 +16,7 @@ from radistill.files import write_json
 from radistill.lab.home_world import refuse_other_world
 from radistill.ledger import Ledger, open_ledger
 from radistill.records import BASE, Example, Generation, Prediction, Request, StageRecord
-from radistill.runs import RunFolder, before_work, begin, require, working
+from radistill.runs import RunFolder, begin, require, working
 from radistill.speaker import Speaker, tuned, untouched
 from radistill.tables import put_rejects, write_predictions
 from radistill.tasks.base import Task
@@ -43,16 +44,15 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         "backend": config.generate.backend.telling,
         "evaluate": [plugin_settings(task) for task in config.evaluate],
     }
-    stage = begin(run, "evaluate", settings, test.files, redo=redo)
+    stage = begin(run, "evaluate", settings, test.files, redo=redo, late=True)
     if stage is None:
         return None
     with working(stage):
-        with before_work(stage):
-            refuse_other_world(config, base.weights)
-            train = data.load(config.data, "train", seed=config.seed)
-            stage.facts["contamination"] = contamination.facts(config.data, train, test)
-            prompts = _usable(config, run, base.chat, test)
-        predictions = _predictions(config, run, base, prompts)
+        refuse_other_world(config, base.weights)
+        train = data.load(config.data, "train", seed=config.seed)
+        stage.facts["contamination"] = contamination.facts(config.data, train, test)
+        prompts = _usable(config, run, base.chat, test)
+        predictions = _predictions(config, run, base, prompts, stage.record)
         stage.facts |= {
             "rejected": prompts.refused,
             "predictions": sum(map(len, predictions.values())),
@@ -93,13 +93,16 @@ def _usable(config: RunConfig, run: RunFolder, chat: Chat, test: data.Loaded) ->
     return _Prompts(found, len(refused))
 
 
-def _predictions(config: RunConfig, run: RunFolder, base: Speaker, prompts: _Prompts) -> dict[str, list[Prediction]]:
-    """By task, the answers of the untouched model and then of the tuned one."""
+def _predictions(
+    config: RunConfig, run: RunFolder, base: Speaker, prompts: _Prompts, begun: Callable[[], None]
+) -> dict[str, list[Prediction]]:
+    """By task, the answers of the untouched model and then of the tuned one; `begun` is called at the first."""
     predictions: dict[str, list[Prediction]] = {task.title: [] for task in config.evaluate}
     events = Events(run.events, stage="evaluate")
     with open_ledger(Path(config.generate.ledger)) as ledger:
         for system, speaker in ((BASE, base), (config.name, tuned(config, run.model))):
-            for name, found in _predict(config, ledger, speaker, system, prompts, events).items():
+            asking = _Asking(config, ledger, events, begun)
+            for name, found in _predict(asking, speaker, system, prompts).items():
                 predictions[name] += found
     return predictions
 
@@ -131,16 +134,28 @@ def _prompts(
     return prompts, refused
 
 
-def _predict(
-    config: RunConfig,
-    ledger: Ledger,
-    speaker: Speaker,
-    system: str,
-    prompts: _Prompts,
-    events: Events,
-) -> dict[str, list[Prediction]]:
+@dataclass(frozen=True)
+class _Asking:
+    """Asks, and asks once more for what has failed."""
+
+    config: RunConfig
+    ledger: Ledger
+    events: Events
+    begun: Callable[[], None]
+
+    def ask(self, requests: Sequence[Request], generator: Generator, title: str) -> None:
+        attempts = self.config.generate.max_attempts
+        also: dict[str, Any] = {"attempts": attempts, "events": self.events, "begun": self.begun}
+        done = ask(requests, generator, self.ledger, title=title, **also)
+        if done.failed > done.given_up:
+            # What passes, as a server that was overloaded, must not be scored as an empty answer for good.
+            ask(requests, generator, self.ledger, title=f"{title}, what failed once more", **also)
+
+
+def _predict(asking: _Asking, speaker: Speaker, system: str, prompts: _Prompts) -> dict[str, list[Prediction]]:
     """What one system answers, read by each task."""
     found: dict[str, list[Prediction]] = {}
+    config = asking.config
     with config.generate.backend.open(speaker) as generator:
         for task in config.evaluate:
             sampling, model = task.sampling(), generator.identity
@@ -155,13 +170,8 @@ def _predict(
                 )
                 for e, ids in prompts.of[task.title]
             ]
-            title, attempts = f"evaluate {system}: {task.title}", config.generate.max_attempts
-            done = ask(requests, generator, ledger, title=title, attempts=attempts, events=events)
-            if done.failed > done.given_up:
-                # What passes, as a server that was overloaded, must not be scored as an empty answer for good.
-                title = f"{title}, what failed once more"
-                ask(requests, generator, ledger, title=title, attempts=attempts, events=events)
-            answers = answers_to(requests, ledger)
+            asking.ask(requests, generator, f"evaluate {system}: {task.title}")
+            answers = answers_to(requests, asking.ledger)
             examples = [e for e, _ in prompts.of[task.title]]
             found[task.title] = _read(task, system, examples, requests, answers)
     return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from radistill import contamination, data, models
 from radistill.ask import Answered, answers_to, ask
-from radistill.backends.base import Generator
+from radistill.backends.base import Generator, scoring_problem
 from radistill.chat import Chat, RowError
 from radistill.config import RunConfig, plugin_settings
 from radistill.data import Loaded
@@ -288,6 +288,8 @@ def _write(
         if needs_own or (requests and writer is speaker):
             with config.generate.backend.open(speaker) as generator:
                 identities["own"] = generator.identity
+                if making.needs_scores:
+                    _refuse_without_scores(config, generator)
                 if writer is speaker:
                     identities["identity"] = generator.identity
                     writing.about_examples(requests, generator)
@@ -295,6 +297,17 @@ def _write(
                 if making.needs_scores:
                     writing.scores(generator, identities["identity"])
         return writing.total, identities
+
+
+def _refuse_without_scores(config: RunConfig, generator: Generator) -> None:
+    """Before the first row, not after the last."""
+    top_k = config.train.label_top_k if config.train.labels == "stored" else 0
+    if problem := scoring_problem(generator, top_k):
+        raise BackendError(
+            "this run needs the log-probabilities of what the untouched model reads (soft labels, weights or "
+            f"perplexity): {problem}. Serve it with vLLM (--max-logprobs {max(20, top_k)} or more), or set "
+            "generate.backend=transformers."
+        )
 
 
 def _refuse_contaminated_tests(config: RunConfig, train: Loaded) -> None:

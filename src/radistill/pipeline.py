@@ -66,6 +66,8 @@ def _refuse_what_would_fail_late(config: RunConfig, folder: RunFolder, stages: t
         for task, tests in held_out.by_task(config, held_out.given(config)):
             task.refuse_unusable(tests or ())
     if "train" in stages and len(stages) > 1 and "train" not in folder.stages():
+        if "evaluate" in stages and (problem := config.generate.backend.only_untouched()):
+            raise ConfigError(problem)
         refuse_unusable_settings(config)
         weights = untouched(config).weights
         models.refuse_adapter(weights)

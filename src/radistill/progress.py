@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from radistill.report_text import visible
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -31,6 +33,11 @@ def progress(title: str, total: int, *, unit: str = "rows") -> Iterator[Progress
 def rate(tokens: int, seconds: float) -> str:
     """`1,234 tokens/s`, or nothing when there is nothing to divide."""
     return f"{tokens / seconds:,.0f} tokens/s" if tokens and seconds > 0 else ""
+
+
+def say(text: str) -> None:
+    """One line on standard error, beside the progress of work."""
+    print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _Lines:

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from radistill.backends._asking import seed_of, written
-from radistill.backends._http import Client, Refused, Unusable
+from radistill.backends._http import Client, Post, Refused, Unusable
 from radistill.chat import Chat, RowError
 from radistill.records import Generation, Message, Request, Sampling
 
@@ -137,7 +137,7 @@ class Form(ABC):
 
     async def fault(self, client: Client) -> str | None:
         """Why this form cannot be used with this server; None if it can."""
-        for request in self._probes(Sampling(temperature=0.0, max_new_tokens=4)):
+        for request in self.probes(Sampling(temperature=0.0, max_new_tokens=4)):
             try:
                 answer = await client.post(self.path, self.body(request, 0), check=_with_choice)
                 self.read(request, 0, answer)
@@ -149,7 +149,7 @@ class Form(ABC):
 
     async def draws(self, client: Client) -> bool:
         """Whether answers are drawn at a temperature; some servers go on choosing the most probable token."""
-        request = self._probes(Sampling(temperature=2.0, top_p=1.0, max_new_tokens=12))[0]
+        request = self.probes(Sampling(temperature=2.0, top_p=1.0, max_new_tokens=12))[0]
         bodies = [self.body(request, index) for index in range(DRAWN)]
         try:
             found = [await client.post(self.path, body, check=_with_choice) for body in bodies]
@@ -157,7 +157,8 @@ class Form(ABC):
         except (Refused, Unusable):
             return True  # it does not show; rows that come back so will be told by themselves
 
-    def _probes(self, sampling: Sampling) -> list[Request]:
+    def probes(self, sampling: Sampling) -> list[Request]:
+        """Two conversations with the beginning of an answer."""
         openings = [self.chat.opening(messages, begun, "\n\n") for messages, begun in PROBES]
         return [
             Request(
@@ -283,6 +284,43 @@ async def find(
                 return form, found
             found.setdefault(kind.name, problem)
     return None, found
+
+
+async def scores(client: Client, form: Form, top_k: int, *, patiently: bool) -> str:
+    """Whether the server tells the `top_k` most probable tokens at each place of a prompt: `yes`, or why not.
+
+    Args:
+        client: knows the server.
+        form: it can do.
+        top_k: that many are asked for.
+        patiently: the answer is needed; else what does not come at once is not there.
+    """
+    probe = form.probes(Sampling(temperature=0.0, max_new_tokens=1))[0]
+    ask = client.post if patiently else client.post_once
+    try:
+        await score(ask, form, replace(probe, purpose="score", top_k=top_k))
+    except (Refused, Unusable) as problem:
+        return str(problem)
+    return "yes"
+
+
+async def score(post: Post, form: Form, request: Request) -> Generation:
+    """The log-probabilities of a request's ids.
+
+    Args:
+        post: a way of the client's to send it.
+        form: the server can do.
+        request: for scores.
+
+    Raises:
+        Refused: the server gives none.
+    """
+    if form.name != "ids":
+        raise Refused("a server that takes no ids cannot tell their log-probabilities")
+    body = {"model": form.model, "max_tokens": 1, "temperature": 0.0, **form.prompt(request)}
+    body["prompt_logprobs"] = max(1, request.top_k)
+    found: Generation = await post(form.path, body, check=lambda answer: scored(answer, request))
+    return found
 
 
 def scored(answer: Any, request: Request) -> Generation:

@@ -10,7 +10,7 @@ import email.utils
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ SLOWEST_RETRY = 30.0
 BUSY = (429, 503)
 GONE = (502, 504, 520, 522, 524)
 """What proxies say in the place of a server that is not there."""
+
+
+Post = Callable[..., Awaitable[Any]]
+"""`Client.post`, or another way to send JSON."""
 
 
 class Refused(Exception):
@@ -76,6 +80,8 @@ class Client:
     last_good: float = field(default_factory=time.monotonic)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     waiting: "deque[asyncio.Future[None]]" = field(default_factory=deque)
+    secret: str = ""
+    """The key, which a server may repeat and nobody may write down."""
 
     async def post(self, path: str, body: Mapping[str, Any], *, check: Any = None) -> Any:
         """The server's answer, or what `check` makes of it.
@@ -117,6 +123,19 @@ class Client:
             await asyncio.sleep(self._pause(attempt))
             attempt += 1
 
+    async def post_once(self, path: str, body: Mapping[str, Any], *, check: Any = None) -> Any:
+        """As `post`, but for an answer that one can do without: the first server is asked one time.
+
+        Raises:
+            Refused, Unusable: there is none.
+            BackendError: it refuses us altogether.
+        """
+        try:
+            found = await self._once(self.servers[0], path, body)
+        except _Later as later:
+            raise Unusable(str(later)) from later
+        return check(found) if check else found
+
     async def _once(self, server: Server, path: str, body: Mapping[str, Any]) -> Any:
         import httpx2
 
@@ -130,17 +149,18 @@ class Client:
         if response.status_code in BUSY or response.status_code in GONE:
             raise _Later(f"{server.url} says {response.status_code}", after=_retry_after(response.headers))
         if response.status_code >= 500 or response.status_code == 408:
-            raise Unusable(f"{server.url} says {response.status_code}: {reason_of(response)}")
+            raise Unusable(f"{server.url} says {response.status_code}: {reason_of(response, self.secret)}")
         if response.status_code in (401, 403):
-            raise BackendError(key_refused(server.url, response.status_code, reason_of(response)))
+            raise BackendError(key_refused(server.url, response.status_code, reason_of(response, self.secret)))
         if response.status_code >= 400:
-            raise Refused(f"the server says {response.status_code}: {reason_of(response)}")
+            raise Refused(f"the server says {response.status_code}: {reason_of(response, self.secret)}")
         if time.monotonic() - started > self.timeout / 2:
             server.was_too_much()
         try:
             return response.json()
         except (ValueError, RecursionError) as error:
-            raise Unusable(f"{server.url} answered what is no JSON: {response.text[:80]!r}") from error
+            said = _without(self.secret, response.text)[:80]
+            raise Unusable(f"{server.url} answered what is no JSON: {said!r}") from error
 
     async def _server_with_room(self) -> Server:
         while True:
@@ -203,12 +223,16 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return min(max(0.0, seconds), 10 * SLOWEST_RETRY)
 
 
-def reason_of(response: "httpx2.Response") -> str:
-    """What an error's body says, in one line."""
+def _without(secret: str, text: str) -> str:
+    return text.replace(secret, "(the key)") if secret else text
+
+
+def reason_of(response: "httpx2.Response", secret: str = "") -> str:
+    """What an error's body says, in one line and without the key."""
     try:
         body = response.json()
         error = body.get("error", body) if isinstance(body, dict) else body
         text = str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, RecursionError):
         text = response.text
-    return " ".join(text.split())[:300] or "nothing"
+    return " ".join(_without(secret, text).split())[:300] or "nothing"

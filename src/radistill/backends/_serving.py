@@ -24,6 +24,29 @@ LOOK = 0.5
 """Seconds between two looks at a server that starts."""
 
 
+ROOM = frozenset(
+    f"--{name}"
+    for name in (
+        *("gpu-memory-utilization", "data-parallel-size", "max-num-seqs", "max-num-batched-tokens", "cpu-offload-gb"),
+        *("kv-cache-memory-bytes", "download-dir", "load-format", "api-server-count", "uvicorn-log-level"),
+    )
+)
+"""Arguments of vLLM's server, each with a value, that change no answer."""
+
+
+def telling_args(engine: str | None, args: Sequence[str]) -> list[str]:
+    """The arguments that may change an answer."""
+    found: list[str] = []
+    rest = iter(args)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if engine != "vllm" or name not in ROOM:
+            found.append(word)
+        elif not equals:
+            next(rest, None)
+    return found
+
+
 @dataclass(frozen=True)
 class Serving:
     """How a server is started."""

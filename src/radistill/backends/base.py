@@ -44,6 +44,19 @@ def kind(request: Request) -> tuple[bool, int, list[object]]:
     return request.purpose == "score", request.top_k, sampling_key(request.sampling)
 
 
+def scoring_problem(generator: Generator, top_k: int) -> str:
+    """Why that generator cannot tell the `top_k` most probable tokens of a prompt; nothing if it can."""
+    return generator.scoring_problem(top_k) if isinstance(generator, MayNotScore) else ""
+
+
+class MayNotScore(ABC):
+    """A generator that may be unable to answer requests for scores."""
+
+    @abstractmethod
+    def scoring_problem(self, top_k: int) -> str:
+        """Why; nothing if it can."""
+
+
 class InUnits(ABC):
     """A generator that works off batches, one after another."""
 
@@ -97,6 +110,10 @@ class Backend(Settings, ABC):
 
     speed_only: ClassVar[frozenset[str]] = frozenset()
     """Settings that cannot change an answer: what was begun with others may be gone on with."""
+
+    def only_untouched(self) -> str | None:
+        """Why it cannot be opened with a model that this run trains and then predicts with; None if it can."""
+        return None
 
     def missing(self) -> str | None:
         """What must be installed before this backend can be opened, told without opening it; None if nothing."""

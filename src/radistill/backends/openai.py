@@ -24,12 +24,20 @@ from radistill import models
 from radistill.backends import _asking as asking
 from radistill.backends import _forms as forms
 from radistill.backends._http import Client, Refused, Server, key_refused, reason_of
-from radistill.backends._serving import Serving, served
-from radistill.backends.base import Backend, Flowing, Generator, Window
+from radistill.backends._serving import Serving, served, telling_args
+from radistill.backends.base import Backend, Flowing, Generator, MayNotScore, Window
 from radistill.errors import BackendError
+from radistill.progress import say
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
 
+SCORES = "log-probabilities"
+"""A capability beside the forms."""
+ONLY_UNTOUCHED = (
+    "generate.backend: the server serves the untouched model, and `evaluate` asks the tuned one too, which is not "
+    "there yet. Let radistill serve each of them itself (generate.backend.serve_with=vllm), or do the stages one by "
+    "one: radistill generate, assemble and train, then serve both models, then radistill evaluate."
+)
 OURS = frozenset(
     f"--{name}" for name in ("host", "port", "model", "served-model-name", "api-key", "lora-modules", "uds")
 )
@@ -67,7 +75,7 @@ class OpenAI(Backend):
     serve_env: str | None = None
     """Virtual environment that the server is installed in; null = radistill's own."""
     serve_args: tuple[str, ...] = ()
-    """More arguments for the server's command line: ["--dtype", "bfloat16", "--tensor-parallel-size", "2"]."""
+    """More words for the server's command line: ["--dtype", "bfloat16", "--tensor-parallel-size", "2"]."""
     serve_log: str = Field("runs/server.log", min_length=1)
     """File that takes what the server says."""
     serve_timeout: float = Field(1200.0, gt=0)
@@ -97,9 +105,18 @@ class OpenAI(Backend):
                 raise ValueError("a URL with a password would be written down; put the key into the environment")
         return tuple(url.rstrip("/") for url in urls)
 
+    def only_untouched(self) -> str | None:
+        """A server that was there before training serves nothing that comes of it."""
+        return None if self.serve_with else ONLY_UNTOUCHED
+
+    @property
+    def telling(self) -> dict[str, Any]:
+        """Without the server's arguments that are about room and speed alone."""
+        return super().telling | {"serve_args": telling_args(self.serve_with, self.serve_args)}
+
     @contextmanager
     def open(self, speaker: Speaker) -> Iterator[Generator]:
-        """Ask the servers what they can do.
+        """Ask the servers what they can do, and say it on standard error.
 
         Raises:
             BackendError: they cannot be reached, or cannot go on from a prefix.
@@ -107,7 +124,9 @@ class OpenAI(Backend):
         with self._served(speaker) as settings, asking.EventLoop() as loop:
             found = loop.run(_looked_at(settings, speaker))
             with loop.entered(_client(settings)) as client:
-                yield OpenAIGenerator(settings, speaker, loop, client, *found)
+                generator = OpenAIGenerator(settings, speaker, loop, client, *found)
+                say(generator.shown)
+                yield generator
 
     @contextmanager
     def _served(self, speaker: Speaker) -> "Iterator[OpenAI]":
@@ -138,7 +157,7 @@ class Listed:
 
 
 @dataclass
-class OpenAIGenerator(Flowing):
+class OpenAIGenerator(Flowing, MayNotScore):
     """See `OpenAI`."""
 
     settings: OpenAI
@@ -154,13 +173,27 @@ class OpenAIGenerator(Flowing):
     @property
     def identity(self) -> str:
         """Weights, engine, what the server calls the model, how it is asked, and where an answer ends."""
-        started = [shlex.join(self.settings.serve_args)] if self.settings.serve_args else []
+        arguments = telling_args(self.settings.serve_with, self.settings.serve_args)
+        started = [shlex.join(arguments)] if arguments else []
         # What a server that was started calls the model says nothing but where its folder lies.
         named = [] if self.settings.serve_with else [self.form.model]
         drawn = [] if self.settings.seeded else ["unseeded"]
         ends = (f"context {self.context}", f"stops {list(self.speaker.chat.stop_ids)}")
         parts = (self.listed.owner, *named, self.form.name, *started, *drawn, *ends)
         return "|".join((self.speaker.weights.identity, "openai", *parts))
+
+    @property
+    def shown(self) -> str:
+        """What the servers can do, for people."""
+        can = ", ".join(f"{name}: {what}" for name, what in self.capabilities.items())
+        context = f"context {self.context:,}, " if self.context < 1 << 30 else ""
+        return f"{', '.join(self.settings.base_url)} serves {self.form.model}: {context}{can}"
+
+    def scoring_problem(self, top_k: int) -> str:
+        """See `MayNotScore`."""
+        # So many, because servers have limits of their own; vLLM's is 20 unless it is told otherwise.
+        problem = self.loop.run(forms.scores(self.client, self.form, top_k, patiently=True))
+        return "" if problem == "yes" else problem
 
     @cached_property
     def context(self) -> int:
@@ -194,7 +227,7 @@ class OpenAIGenerator(Flowing):
         form, client = self.form, self.client
         try:
             if request.purpose == "score":
-                return await _score(client, form, request)
+                return await forms.score(client.post, form, request)
             if request.sampling.temperature and self.capabilities[form.name] == forms.GREEDY:
                 raise BackendError(
                     "the server draws nothing: asked four times at temperature 2, it wrote the same. What is drawn at "
@@ -219,14 +252,6 @@ async def _posted(client: Client, form: forms.Form, body: dict[str, Any], check:
     return found
 
 
-async def _score(client: Client, form: forms.Form, request: Request) -> Generation:
-    if form.name != "ids":
-        raise Refused("a server that takes no ids cannot tell their log-probabilities")
-    body = {"model": form.model, "max_tokens": 1, "temperature": 0.0, **form.prompt(request)}
-    body["prompt_logprobs"] = max(1, request.top_k)
-    return await _posted(client, form, body, lambda answer: forms.scored(answer, request))
-
-
 @asynccontextmanager
 async def _client(settings: OpenAI) -> AsyncIterator[Client]:
     import httpx2
@@ -240,7 +265,7 @@ async def _client(settings: OpenAI) -> AsyncIterator[Client]:
         trust_env=False,
     ) as http:
         servers = [Server(url, settings.concurrency) for url in settings.base_url]
-        yield Client(servers, http, settings.timeout, settings.patience, settings.tries)
+        yield Client(servers, http, settings.timeout, settings.patience, settings.tries, secret=key)
 
 
 async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, Listed, dict[str, str]]:
@@ -251,6 +276,8 @@ async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, Li
         async with _client(alone) as client:
             model = await _model(client, settings, speaker)
             form, found = await forms.find(client, speaker.chat, model.name, settings.form, seeded=settings.seeded)
+            if form is not None:
+                found[SCORES] = await forms.scores(client, form, 1, patiently=False)
         if form is None:
             tried = "\n".join(f"  {name}: {problem}" for name, problem in found.items())
             raise BackendError(
@@ -283,7 +310,7 @@ async def _model(client: Client, settings: OpenAI, speaker: Speaker) -> Listed:
             # `transformers serve` stumbles where there is no hub cache.
             return Listed(wanted, settings.serve_with or "")
         if response.status_code in (401, 403):
-            raise BackendError(key_refused(url, response.status_code, reason_of(response)))
+            raise BackendError(key_refused(url, response.status_code, reason_of(response, client.secret)))
         response.raise_for_status()
         listed = [Listed.of(m) for m in response.json()["data"]]
     except (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:

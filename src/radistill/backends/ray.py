@@ -92,6 +92,10 @@ class Ray(Backend):
     def _with_its_name(self, inner: Backend, _: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"name": plugins.name_of(inner), **inner.model_dump()}
 
+    def only_untouched(self) -> str | None:
+        """What the inner backend says."""
+        return self.backend.only_untouched()
+
     def missing(self) -> str | None:
         """Ray itself, on this machine; what its actors hold is missed on theirs."""
         return None if find_spec("ray") else NOT_INSTALLED
