@@ -1,6 +1,7 @@
 """Looking after a ledger: what is counted, what is found damaged, and that compacting loses nothing."""
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_compacting_drops_what_nobody_reads_and_changes_nothing_else(folder: Pat
     found = care.looked_through(folder)
     assert (found.doubled, found.unfinished_bytes, found.finish_reasons) == (0, 0, {"error": 2, "stop": 4})
     assert care.compact(folder)["shards_after"] == 2
+    assert everything(folder) == before
+
+
+def test_compacting_takes_away_what_killed_processes_have_left_of_files(folder: Path) -> None:
+    before = everything(folder)
+    old, young = (folder / "shards" / f".{name}.parquet.x.part" for name in ("old", "young"))
+    for part in (old, young):
+        part.write_bytes(b"half of a file")
+    os.utime(old, (0, 0))
+    care.compact(folder)
+    assert (old.exists(), young.exists()) == (False, True), "another process may be writing the young one"
     assert everything(folder) == before
 
 

@@ -3,9 +3,10 @@
 import json
 import shlex
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -27,10 +28,10 @@ from radistill.tables import read_predictions
 
 CHUNK = 1000
 """Rows that are read, or committed, together."""
+ABANDONED = 3600.0
+"""Seconds after which a part of a file is nobody's any more."""
 BIG = 64 << 20
 """Bytes of log-probabilities in one shard, about."""
-
-KEY_DIGITS = 32
 
 Wanted = dict[str, list[tuple[int, str]]]
 """By shard: where rows begin, and of failures, where they were written first."""
@@ -171,7 +172,7 @@ def compact(path: Path) -> dict[str, int]:
         finally:
             written.close()
         _refuse_loss(ledger, known, {shard.name for shard in old}, written.begun)
-        ledger.delete(old)
+        ledger.delete([*old, *_abandoned(ledger)])
         ledger.refresh(forget=True)
         after = ledger.files()
         return {**before, "bytes_after": sum(s.stat().st_size for s in after), "shards_after": len(after)}
@@ -250,6 +251,14 @@ def _live(ledger: Ledger, shard: Path, seen: set[tuple[str, int, str]]) -> Itera
                 yield place.start, ""
 
 
+def _abandoned(ledger: Ledger) -> Iterator[Path]:
+    """Parts of files that a killed process has left behind; one that is being written is young."""
+    for part in ledger.shards.glob(".*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                yield part
+
+
 def _is_free(ledger: Ledger, shard: Path, held: ExitStack) -> bool:
     if shard.suffix == ARRAYS:
         return True
@@ -320,7 +329,7 @@ def _sorted(keys: Iterable[str]) -> Iterator[str]:
     """Each of them once; as bytes, in which millions of them take a third of the room."""
     import numpy as np
 
-    for key in np.unique(np.fromiter((key.encode("ascii") for key in keys), dtype=f"S{KEY_DIGITS}")):
+    for key in np.unique(np.fromiter((key.encode("ascii") for key in keys), dtype="S32")):
         yield key.decode("ascii")
 
 

@@ -53,7 +53,7 @@ def test_transformers_serve_writes_what_transformers_writes(transformers_serve: 
 
 
 def test_the_contract_of_all_backends_holds_for_vllm(vllm: Path) -> None:
-    done = run(vllm / "bin" / "python", "-m", "pytest", "tests/contracts/test_every_backend.py", "-k", "vllm", "-q")
+    done = run(vllm / "bin" / "python", "-m", "pytest", "tests/contracts/test_every_backend.py", "-k", "vllm")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "passed" in done.stdout
     assert "skipped" not in done.stdout.replace("1 skipped", ""), "it works off no batches, and that is all"
@@ -63,7 +63,7 @@ def test_the_contract_of_all_backends_holds_for_vllm(vllm: Path) -> None:
     "tests", ["tests/test_ray_backend.py", "tests/faults/test_ray_killed.py", "tests/contracts/test_every_backend.py"]
 )
 def test_what_is_said_about_ray_holds_on_a_real_cluster(tests: str) -> None:
-    done = run(environment("ray") / "bin" / "python", "-m", "pytest", tests, "-k", "ray", "-q", timeout=3000)
+    done = run(environment("ray") / "bin" / "python", "-m", "pytest", tests, "-k", "ray", timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "passed" in done.stdout
 

@@ -75,11 +75,18 @@ class OpenAI(Backend):
     serve_env: str | None = None
     """Virtual environment that the server is installed in; null = radistill's own."""
     serve_args: tuple[str, ...] = ()
-    """More words for the server's command line: ["--dtype", "bfloat16", "--tensor-parallel-size", "2"]."""
+    """More words for the server's command line: [--dtype, bfloat16, --tensor-parallel-size, 2]."""
     serve_log: str = Field("runs/server.log", min_length=1)
     """File that takes what the server says."""
     serve_timeout: float = Field(1200.0, gt=0)
     """Seconds that the server may take to start: large weights load slowly."""
+
+    @field_validator("serve_args", mode="before")
+    @classmethod
+    def _numbers_are_words(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple):
+            return given
+        return [str(word) if type(word) in (int, float) else word for word in given]
 
     @field_validator("serve_args")
     @classmethod
