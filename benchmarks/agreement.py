@@ -3,8 +3,9 @@
 The pocket model in fp32, 200 different prompts: openings of answers and questions, short and long. Each engine that is
 there is compared with `transformers`: `vllm` where it is installed, `openai` with a server of --serve-with. Where two
 answers part, the model's two most probable tokens are looked at: they are a tie if they lie within 0.001 nats.
+With --adapter the model wears a LoRA adapter of random weights, which every engine loads from its folder.
 
-    python benchmarks/agreement.py [--quick] [--serve-with vllm] [--serve-env DIR] [--json FILE]
+    python benchmarks/agreement.py [--quick] [--adapter] [--serve-with vllm] [--serve-env DIR] [--json FILE]
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from radistill.chat import ChatSettings, load_chat
 from radistill.records import Generation, Request, Sampling
 from radistill.runs import versions
 from radistill.speaker import Speaker
+from radistill.stage_settings import LoraSettings
 
 TIE = 1e-3
 FP32: dict[str, Any] = {"dtype": "float32"}
@@ -86,6 +88,22 @@ def compared(model: Any, plan: Sequence[Request], ours: list[Generation], theirs
     return found
 
 
+def adapted(folder: Path) -> models.Weights:
+    """The pocket model with an adapter that changes what it says, in PEFT's format."""
+    import torch
+
+    base = models.resolve("pocket")
+    settings = LoraSettings(r=8, target_modules=("q_proj", "v_proj", "down_proj"))
+    model = models.adapt(models.load(base, dtype="float32"), settings, base_name=str(base.folder), seed=0)
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if "lora_B" in name:
+                weights.normal_(std=0.1, generator=drawn)
+    model.save_pretrained(folder)
+    return models.resolve(str(folder))
+
+
 def engines(given: argparse.Namespace, place: Path) -> dict[str, Backend]:
     """Those that are there."""
     found: dict[str, Backend] = {}
@@ -106,25 +124,37 @@ def engines(given: argparse.Namespace, place: Path) -> dict[str, Backend]:
 
 
 def main() -> None:
-    """Ask all, print a table, write the counts."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="24 prompts")
+    parser.add_argument("--adapter", action="store_true", help="with a LoRA adapter")
     parser.add_argument("--serve-with", choices=("vllm", "transformers"), help="start a server of this kind")
     parser.add_argument("--serve-env", metavar="DIR", help="environment the server is installed in")
     parser.add_argument("--json", type=Path, help="where the counts are written")
     given = parser.parse_args()
-    weights = models.resolve("pocket")
-    speaker = Speaker(weights, load_chat(weights.tokenizer_folder, ChatSettings()))
+    with tempfile.TemporaryDirectory() as place:
+        compare(given, Path(place))
+
+
+def compare(given: argparse.Namespace, place: Path) -> None:
+    """Ask all, print a table, write the counts."""
+    plain = models.resolve("pocket")
+    weights = adapted(place / "adapter") if given.adapter else plain
+    speaker = Speaker(weights, load_chat(plain.tokenizer_folder, ChatSettings()), is_untouched=not given.adapter)
     wanted = 24 if given.quick else 200
     drawn = requests_of(speaker.chat, wanted + 20, Sampling(temperature=0.0, max_new_tokens=96))
     plan = list({request.key: request for request in drawn}.values())[:wanted]
     model = models.load(weights, dtype="float32")
     ours = answers(Transformers(**FP32, batch_size=64), speaker, plan)
-    with tempfile.TemporaryDirectory() as place:
-        found = {
-            name: compared(model, plan, ours, answers(backend, speaker, plan))
-            for name, backend in engines(given, Path(place)).items()
-        }
+    if given.adapter:
+        bare = answers(Transformers(**FP32, batch_size=64), replace(speaker, weights=plain), plan)
+        changed = sum(a.token_ids != b.token_ids for a, b in zip(ours, bare, strict=True))
+        print(f"the adapter changes {changed} of {len(plan)} answers")
+        assert changed > len(plan) / 2, "else nothing is shown"
+    found = {
+        name: compared(model, plan, ours, answers(backend, speaker, plan))
+        for name, backend in engines(given, place).items()
+    }
     for name, told in found.items():
         print(
             f"{name:28} {told.equal:4} of {told.prompts} equal, {told.ties} part at a tie, "

@@ -45,6 +45,14 @@ def test_vllm_in_this_process_and_as_a_server_writes_what_transformers_writes(vl
         assert int(str(told["equal"])) >= 0.98 * 200, name
 
 
+def test_vllm_writes_with_an_adapter_what_transformers_writes_with_it(vllm: Path, tmp_path: Path) -> None:
+    options = ("--quick", "--adapter", "--serve-with", "vllm", "--serve-env", vllm)
+    found = agreement(vllm / "bin" / "python", tmp_path / "a.json", *options)
+    assert set(found) == {"vllm", "vllm server, ids", "vllm server, text"}
+    for name, told in found.items():
+        assert (told["prompts"], told["failed"], told["unexplained"]) == (24, 0, []), name
+
+
 def test_transformers_serve_writes_what_transformers_writes(transformers_serve: Path, tmp_path: Path) -> None:
     options = ("--quick", "--serve-with", "transformers", "--serve-env", transformers_serve)
     (told,) = agreement(Path(sys.executable), tmp_path / "a.json", *options).values()
