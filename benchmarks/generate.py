@@ -237,11 +237,13 @@ def main() -> None:
     machine = {"machine": platform.machine(), "device": models.device_name(), **versions()}
     print(", ".join(f"{k} {v}" for k, v in machine.items()))
     if given.json:
-        found: dict[str, Any] = {"ratios": ratios, "rates": rates, "on": machine}
+        measured = {name: machine for name, ratio in ratios.items() if ratio is not None}
+        found: dict[str, Any] = {"ratios": ratios, "rates": rates, "on": measured}
         if given.only and given.json.exists():
             before = json.loads(given.json.read_text(encoding="utf-8"))
             found["ratios"] = {**before["ratios"], given.only: ratios[given.only]}
             found["rates"] = before["rates"] | rates
+            found["on"] = before["on"] | measured
         given.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 

@@ -44,3 +44,21 @@ def test_what_is_said_of_killed_runs_is_what_was_counted() -> None:
         fell = [of["fell"].get(where, 0) for where in ("start-up", "generation", "inside a write", "after the end")]
         counts = (of["runs"], of["equal_to_the_byte"], of["lost"], of["doubled"], of["kills"], *fell)
         assert f"| `{name}` | {' | '.join(map(str, counts))} |" in page
+
+
+def test_what_is_said_of_speed_is_what_was_measured() -> None:
+    kept = json.loads((EVIDENCE / "generate.json").read_text(encoding="utf-8"))
+    page = (EVIDENCE / "generation.md").read_text(encoding="utf-8")
+    least = {"vs_plain": 3.0, "vs_vllm": 0.95, "vs_client": 0.95}
+    assert kept["ratios"].keys() == least.keys() == kept["on"].keys()
+    rivals = {
+        "vs_plain": ("radistill", "plain"),
+        "vs_vllm": ("radistill_vllm", "vllm"),
+        "vs_client": ("radistill_server", "client"),
+    }
+    for name, ratio in kept["ratios"].items():
+        ours, theirs = (kept["rates"][system] for system in rivals[name])
+        assert ratio == pytest.approx(ours / theirs)
+        assert ratio >= least[name]
+        assert f"| {ours:,.0f} | {ratio:.2f} |" in page
+        assert f"| {theirs:,.0f} | |" in page
