@@ -46,6 +46,19 @@ def test_what_is_said_of_killed_runs_is_what_was_counted() -> None:
         assert f"| `{name}` | {' | '.join(map(str, counts))} |" in page
 
 
+def test_what_is_said_of_scale_is_what_was_measured() -> None:
+    kept = json.loads((EVIDENCE / "ledger.json").read_text(encoding="utf-8"))
+    page = (EVIDENCE / "generation.md").read_text(encoding="utf-8")
+    assert kept["rows"] == 1_000_000
+    assert kept["ledger_rows_per_second"] >= 20_000
+    assert kept["stage_rows_per_second"] >= 3_000
+    assert kept["stage_peak_mb"] < 800
+    assert kept["memory_ratio"] <= 1.5
+    assert kept["seconds_to_see_that_all_is_done"] < 60
+    assert f"| {kept['stage_rows_per_second']:,.0f} rows/s |" in page
+    assert f"{kept['peak_mb_at_10k']:.0f} → {kept['stage_peak_mb']:.0f} MB ({kept['memory_ratio']:.2f})" in page
+
+
 def test_what_is_said_of_speed_is_what_was_measured() -> None:
     kept = json.loads((EVIDENCE / "generate.json").read_text(encoding="utf-8"))
     page = (EVIDENCE / "generation.md").read_text(encoding="utf-8")
