@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from radistill import ledger_care, pipeline
+from radistill import ledger_export, pipeline
 from radistill.backends import echo
 from radistill.cli import app
 from radistill.config import config_from
@@ -32,7 +32,7 @@ def run(raw: dict[str, Any], *stages: str) -> list[pipeline.StageOutcome]:
 
 def exported(raw: dict[str, Any], tmp_path: Path) -> list[dict[str, Any]]:
     output = tmp_path / "rows.jsonl"
-    ledger_care.export(Path(raw["output_dir"]), output)
+    ledger_export.export(Path(raw["output_dir"]), output)
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 

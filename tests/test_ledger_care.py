@@ -15,6 +15,7 @@ from radistill import ledger_care as care
 from radistill.cli import app
 from radistill.errors import RunFolderError
 from radistill.ledger import Ledger, open_ledger
+from radistill.ledger_export import export
 from radistill.logprobs import LogProbs
 from radistill.records import Generation
 
@@ -292,4 +293,4 @@ def test_a_folder_without_a_ledger_is_a_message(tmp_path: Path) -> None:
         care.looked_through(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RunFolderError, match=r"is no run folder"):
-        care.export(tmp_path, tmp_path / "out.jsonl")
+        export(tmp_path, tmp_path / "out.jsonl")

@@ -77,9 +77,12 @@ def test_a_key_that_the_server_repeats_is_not_shown(speaker: Speaker, monkeypatc
 @pytest.mark.parametrize(
     ("behaviour", "shown"),
     [
-        (Behaviour(context=300), "serves served: context 256, ids: yes, log-probabilities: yes"),
-        (Behaviour(most_scores=0), "ids: yes, log-probabilities: the server says 400: no more than 0 prompt_logprobs"),
-        (Behaviour(can=("chat",)), "chat: yes, log-probabilities: a server that takes no ids"),
+        (Behaviour(context=300), "serves served: context 256, ids: yes, stop tokens: yes, log-probabilities: yes"),
+        (
+            Behaviour(most_scores=0),
+            "stop tokens: yes, log-probabilities: the server says 400: no more than 0 prompt_logprobs",
+        ),
+        (Behaviour(can=("chat",)), "chat: yes, stop tokens: yes, log-probabilities: a server that takes no ids"),
         (Behaviour(greedy=True), "ids: yes, but it draws nothing at a temperature"),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from radistill.backends.base import Flowing, Generator, Window
-from radistill.errors import RunFolderError
+from radistill.errors import BackendError, RunFolderError
 from radistill.events import Events
 from radistill.known import Known
 from radistill.ledger import Ledger
@@ -105,6 +105,7 @@ def ask(
             plan.forget(answers)
             shown.advance(done.written - before[0], done.tokens - before[1], note=done.note)
             log()
+        plan.refuse_silence()
     return done
 
 
@@ -133,6 +134,18 @@ class _Plan:
         for key in {g.key for g in generations}:
             del self.prompts[key]
 
+    def refuse_silence(self) -> None:
+        """Every request has an answer at the end, if only that it failed.
+
+        Raises:
+            BackendError: an engine has left some out.
+        """
+        if self.prompts:
+            raise BackendError(
+                f"the engine gave no answer to {len(self.prompts):,} requests (key {min(self.prompts)}) and said "
+                "nothing of it. What was written is kept: run the same command again."
+            )
+
     def windows(self) -> Iterator[Window]:
         """The plan piece by piece, and what of it is to be asked."""
         known, rest, done = Known(), iter(self.requests), self.done
@@ -144,7 +157,7 @@ class _Plan:
             done.failed += given_up
             done.from_ledger += len(different) - len(lacking) - given_up
             self.prompts |= {key: len(different[key].prompt_ids) for key in lacking}
-            self.shown.advance(len(some) - len(lacking), note=done.note)
+            self.shown.advance(len(some) - len(lacking), note=done.note, before=True)
             yield Window(list(different.values()), lacking)
 
 

@@ -72,6 +72,6 @@ def export(
     output: Annotated[Path, typer.Option(help="File to write (JSON Lines).", show_default=False)],
 ) -> None:
     """Write the rows a run uses, one a line, in the order of their keys; equal runs give equal files."""
-    from radistill import ledger_care as care
+    from radistill.ledger_export import export as export_rows
 
-    typer.echo(f"{care.export(run, output):,} rows → {output}")
+    typer.echo(f"{export_rows(run, output):,} rows → {output}")

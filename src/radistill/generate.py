@@ -52,7 +52,7 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False, by_itself
     wanted = settings(config, speaker, writer)
     files = [*train.files, *(files_of(filters_of(config)) if scores_records(config) else ())]
     stage, retried = begin(run, "generate", wanted, files, redo=redo, late=True), None
-    if stage is None and _has_more_tries(run) and (by_itself or not _later(run)):
+    if stage is None and _has_more_tries(run, config.generate.max_attempts) and (by_itself or not _later(run)):
         stage, retried = begin(run, "generate", wanted, files, redo=True, late=True), run.stages()["generate"]
     if stage is None:
         return None
@@ -64,6 +64,7 @@ def generate(config: RunConfig, run: RunFolder, *, redo: bool = False, by_itself
             writing.begun = stage.record
         answered, identities = _write(speaker, writer, writing, requests)
         stage.facts |= {**asdict(answered), "rejected": len(refused), **identities}
+        stage.facts["max_attempts"] = config.generate.max_attempts
         # What failed once more changes nothing for the stages after this one.
         if retried is None:
             is_new = answered.written > answered.failed - answered.given_up or redo
@@ -108,12 +109,13 @@ def _planned(
     return making, requests, refused
 
 
-def _has_more_tries(run: RunFolder) -> bool:
-    """Whether the stage is finished but for rows that failed and may be tried again."""
+def _has_more_tries(run: RunFolder, attempts: int) -> bool:
+    """Whether the stage is finished but for rows that failed and may be tried again, so often at most."""
     before = run.stages().get("generate")
     if before is None or before.status != "finished":
         return False
-    return int(before.facts.get("failed", 0)) > int(before.facts.get("given_up", 0))
+    failed, given_up = (int(before.facts.get(name, 0)) for name in ("failed", "given_up"))
+    return failed > given_up or (given_up > 0 and attempts > int(before.facts.get("max_attempts", attempts)))
 
 
 def _later(run: RunFolder) -> list[str]:
@@ -279,6 +281,9 @@ def _write(
     config, making = writing.config, writing.making
     identities = {"identity": "", "own": ""}
     needs_own = making.needs_scores or bool(config.method.plan_more(making.whole, []))
+    if making.needs_scores and requests and writer is not speaker and config.generate.backend.may_not_score:
+        with config.generate.backend.open(speaker) as generator:  # before the teacher writes for hours
+            _refuse_without_scores(config, generator)
     with open_ledger(Path(config.generate.ledger)) as ledger:
         writing.ledger = ledger
         if requests and writer is not speaker:

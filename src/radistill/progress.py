@@ -14,8 +14,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class Progress(Protocol):
     """Told how much more is done."""
 
-    def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
-        """So many more rows (and tokens) are done."""
+    def advance(self, rows: int, tokens: int = 0, note: str = "", *, before: bool = False) -> None:
+        """So many more rows (and tokens) are done; `before`: by an earlier process, so they tell nothing of time."""
 
 
 @contextmanager
@@ -48,9 +48,8 @@ class _Lines:
         self.before = 0
         self.started = self.shown = time.monotonic()
 
-    def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
-        if not self.rows and not tokens:
-            self.before = rows  # what was done in an earlier process took no time of this one
+    def advance(self, rows: int, tokens: int = 0, note: str = "", *, before: bool = False) -> None:
+        self.before += rows if before else 0
         self.rows += rows
         self.tokens += tokens
         self.note = note or self.note
@@ -91,9 +90,9 @@ def _bar(title: str, total: int, unit: str) -> Iterator[Progress]:
         started, done = time.monotonic(), 0
 
         class Bar:
-            def advance(self, rows: int, tokens: int = 0, note: str = "") -> None:
+            def advance(self, rows: int, tokens: int = 0, note: str = "", *, before: bool = False) -> None:
                 nonlocal done
-                done += tokens
+                done += 0 if before else tokens
                 spent = time.monotonic() - started
                 fields = {"tokens": rate(done, spent)} | ({"note": note} if note else {})
                 bars.update(task, advance=rows, **fields)  # type: ignore[arg-type] # rich takes any fields

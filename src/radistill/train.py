@@ -115,7 +115,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
         trainer = _trainer(config, speaker, stage, rows, steps, recorder)
         trainer.continue_counts(done)
         recorder.count_tokens = lambda: trainer.tokens_processed
-        shown.advance(done["step"])
+        shown.advance(done["step"], before=True)
         with stopping_on_signals(recorder), models.without_bars(), _memory_is_a_message():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if recorder.stop_requested and recorder.step < steps:

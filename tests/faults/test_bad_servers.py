@@ -163,7 +163,7 @@ def test_what_a_server_never_answers_well_is_kept_with_its_error_tried_again_and
 ) -> None:
     raw_config["generate"]["max_attempts"] = 2
     raw_config["data"]["train"]["limit"] = 6
-    probes = 7
+    probes = 8
 
     def fault(number: int) -> str | None:
         return "500" if number > probes and server.bodies[-1]["prompt"] == server.bodies[probes]["prompt"] else None

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from radistill import seeds
 from radistill.backends.base import Window
 from radistill.chat import Chat
+from radistill.errors import BackendError
 from radistill.records import FinishReason, Generation, Request
 
 TOGETHER = 256
-"""At most so many answers are committed together."""
+"""When so many requests are answered, their answers are committed, with whatever else is there by then."""
 SOON = 0.5
-"""Seconds after which what has come is committed, though more comes all the time: a kill costs no more than that."""
+"""Seconds after which what has come is committed, though more comes all the time: a kill costs little more."""
 
 Result = TypeVar("Result")
 Answer = Callable[[Request], Awaitable[list[Generation]]]
@@ -94,6 +95,7 @@ class _Line:
         self.put_in = 0
         """So many requests so far."""
         self.taken = 0
+        self.answered = 0
         self.handed_on = 0
         """To whoever asked, with their answers."""
         self.is_closed = False
@@ -134,17 +136,29 @@ class _Line:
                 return  # it stays, for the others
             self._waiting.popleft()
             self.taken += 1
-            self.done.put(await answer(request))
+            try:
+                found = await answer(request)
+            except asyncio.CancelledError as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise  # by us
+                raise BackendError("the engine gave up a request; what was written is kept: run it again.") from error
+            self.answered += 1
+            self.done.put(found)
 
 
 def _fill(line: _Line, windows: Iterator[Window], width: int, begins: Callable[[], None]) -> None:
-    """Take windows until enough requests wait, or there are none any more."""
-    while line.put_in - line.taken < width and not line.is_closed:
+    """Take windows until enough requests wait, or there are none any more; answers that have come go first.
+
+    What is answered and not handed on counts as waiting: where commits are slower than the engine, it must wait.
+    """
+    while line.put_in - line.handed_on < 2 * width and line.put_in - line.taken < width and not line.is_closed:
         window = next(windows, None)
         todo = window.todo if window else []
-        if todo and line.handed_on == line.put_in:
+        if todo and line.answered == line.put_in:
             begins()
         line.put(todo, is_last=window is None)
+        if not line.done.empty():
+            return
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:
@@ -187,6 +201,11 @@ def _grouped(line: _Line, fill: Callable[[], None]) -> Iterator[list[Generation]
                 break
             line.handed_on += 1
             together += found
+        while found is not None and not line.done.empty():
+            found = line.done.get()
+            if found is not None:
+                line.handed_on += 1
+                together += found
         yield together
         fill()
         if found is not None:

@@ -12,17 +12,14 @@ BOS, no new turn. Servers that refuse words they do not know are asked again in 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from radistill.backends._asking import seed_of, written
-from radistill.backends._http import Client, Post, Refused, Unusable
+from radistill.backends._http import Client, Refused, Unusable
 from radistill.chat import Chat, RowError
 from radistill.records import Generation, Message, Request, Sampling
-
-if TYPE_CHECKING:
-    from radistill.logprobs import LogProbs
 
 PROBES = (
     ([Message("user", "Say hello.")], "Good day."),
@@ -82,9 +79,9 @@ class Form(ABC):
         """What vLLM is told about the tokens it would add to a prompt."""
         return {"add_special_tokens": self.strips_bos}
 
-    def words(self, sampling: Sampling) -> dict[str, Any]:
+    def words(self, sampling: Sampling, stops: Sequence[int]) -> dict[str, Any]:
         """What the standard has no words for, in the server's dialect."""
-        stops = list(self.chat.stop_ids)
+        stops = list(stops)
         match self.dialect:
             case "vllm":
                 shown = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
@@ -101,8 +98,14 @@ class Form(ABC):
             case _:
                 return {"stop": [self.chat.spell((), [stop]) for stop in stops[:4]]}  # as texts, and no more than four
 
-    def body(self, request: Request, index: int) -> dict[str, Any]:
-        """One answer to a request; each of several is asked for by itself, because some servers ignore `n`."""
+    def body(self, request: Request, index: int, *, stops: Sequence[int] | None = None) -> dict[str, Any]:
+        """One answer to a request; each of several is asked for by itself, because some servers ignore `n`.
+
+        Args:
+            request: what is continued.
+            index: number of the answer.
+            stops: ids at which it ends; None = the model's own.
+        """
         sampling = request.sampling
         return {
             "model": self.model,
@@ -112,7 +115,7 @@ class Form(ABC):
             "n": 1,
             "stream": False,
             **({"seed": seed_of(request, index)} if self.seeded else {}),
-            **self.words(sampling),
+            **self.words(sampling, self.chat.stop_ids if stops is None else stops),
             **self.prompt(request),
         }
 
@@ -122,7 +125,7 @@ class Form(ABC):
         Raises:
             Unusable: it is not what was asked for.
         """
-        choice = _choice(answer)
+        choice = choice_of(answer)
         if problem := self.arrived(request, answer):
             raise Refused(problem)
         given = choice.get("token_ids")
@@ -146,6 +149,23 @@ class Form(ABC):
                     self.strips_bos = True  # of use where the form is text: it is looked at again
                 return str(problem)
         return None
+
+    def probe_body(self) -> dict[str, Any]:
+        """A request that every server of this form answers."""
+        return self.body(self.probes(Sampling(temperature=0.0, max_new_tokens=4))[0], 0)
+
+    async def stops(self, client: Client) -> str:
+        """Whether an answer ends at the tokens that are named: what a greedy answer begins with must end it."""
+        request = self.probes(Sampling(temperature=0.0, max_new_tokens=4))[0]
+        try:
+            free = self.read(request, 0, await client.post_once(self.path, self.body(request, 0), check=_with_choice))
+            if not free.token_ids:
+                return "yes"  # it has ended at one
+            body = self.body(request, 0, stops=free.token_ids[:1])
+            choice = choice_of(await client.post_once(self.path, body))
+        except (Refused, Unusable) as problem:
+            return str(problem)
+        return "yes" if choice.get("finish_reason") == "stop" else "ignored, so answers run on and are cut here"
 
     async def draws(self, client: Client) -> bool:
         """Whether answers are drawn at a temperature; some servers go on choosing the most probable token."""
@@ -173,7 +193,7 @@ class Form(ABC):
 
     def arrived(self, request: Request, answer: Mapping[str, Any]) -> str | None:
         """Why the model has not read what was sent; None if it has."""
-        ids, usage = _choice(answer).get("prompt_token_ids") or answer.get("prompt_token_ids"), answer.get("usage")
+        ids, usage = choice_of(answer).get("prompt_token_ids") or answer.get("prompt_token_ids"), answer.get("usage")
         ids = ids if isinstance(ids, list) else None
         if ids is not None and tuple(ids) == request.prompt_ids:
             return None
@@ -286,78 +306,6 @@ async def find(
     return None, found
 
 
-async def scores(client: Client, form: Form, top_k: int, *, patiently: bool) -> str:
-    """Whether the server tells the `top_k` most probable tokens at each place of a prompt: `yes`, or why not.
-
-    Args:
-        client: knows the server.
-        form: it can do.
-        top_k: that many are asked for.
-        patiently: the answer is needed; else what does not come at once is not there.
-    """
-    probe = form.probes(Sampling(temperature=0.0, max_new_tokens=1))[0]
-    ask = client.post if patiently else client.post_once
-    try:
-        await score(ask, form, replace(probe, purpose="score", top_k=top_k))
-    except (Refused, Unusable) as problem:
-        return str(problem)
-    return "yes"
-
-
-async def score(post: Post, form: Form, request: Request) -> Generation:
-    """The log-probabilities of a request's ids.
-
-    Args:
-        post: a way of the client's to send it.
-        form: the server can do.
-        request: for scores.
-
-    Raises:
-        Refused: the server gives none.
-    """
-    if form.name != "ids":
-        raise Refused("a server that takes no ids cannot tell their log-probabilities")
-    body = {"model": form.model, "max_tokens": 1, "temperature": 0.0, **form.prompt(request)}
-    body["prompt_logprobs"] = max(1, request.top_k)
-    found: Generation = await post(form.path, body, check=lambda answer: scored(answer, request))
-    return found
-
-
-def scored(answer: Any, request: Request) -> Generation:
-    """Log-probabilities of the ids of a request, from `prompt_logprobs`.
-
-    Raises:
-        Unusable, Refused: the server gives none.
-    """
-    places = _choice(answer).get("prompt_logprobs")
-    if not isinstance(places, list) or len(places) != len(request.prompt_ids):
-        raise Refused("the server gives no prompt_logprobs, which soft labels are made of")
-    try:
-        top = _top(places, request)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise Unusable(f"its prompt_logprobs cannot be read: {type(error).__name__} {error}") from error
-    made = Generation(key=request.key, index=0, token_ids=(), text="", finish_reason="stop")
-    return replace(made, logprobs=top)
-
-
-def _top(places: Sequence[Any], request: Request) -> "LogProbs":
-    import numpy as np
-
-    from radistill.logprobs import LogProbs
-
-    size, k = len(places), request.top_k
-    given = np.zeros(size, np.float32)
-    ids, values = np.full((size, k), -1, np.int32), np.zeros((size, k), np.float16)
-    for at, (token, told) in enumerate(zip(request.prompt_ids, places, strict=True)):
-        if told is None:
-            continue
-        ranked = sorted((v["rank"], int(i), v["logprob"]) for i, v in told.items())
-        given[at] = told[str(token)]["logprob"]
-        for n, (_, i, value) in enumerate(ranked[:k]):
-            ids[at, n], values[at, n] = i, value
-    return LogProbs(given, ids, values)
-
-
 def _tokenized(chat: Chat, request: Request, text: str) -> tuple[int, ...]:
     for stop in chat.stop_ids:  # some servers write it out
         text = text.removesuffix(chat.spell((), [stop]))
@@ -368,11 +316,16 @@ def _tokenized(chat: Chat, request: Request, text: str) -> tuple[int, ...]:
 
 
 def _with_choice(answer: Any) -> Any:
-    _choice(answer)
+    choice_of(answer)
     return answer
 
 
-def _choice(answer: Any) -> Mapping[str, Any]:
+def choice_of(answer: Any) -> Mapping[str, Any]:
+    """The first choice of an answer.
+
+    Raises:
+        Unusable: there is none.
+    """
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise Unusable(f"the answer has no choices: {str(answer)[:80]}")

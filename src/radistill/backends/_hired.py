@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from radistill import models
-from radistill.backends.base import Backend, Generator
+from radistill.backends.base import Backend, Generator, scoring_problem
 from radistill.chat import ChatSettings, load_chat
 from radistill.errors import BackendError, ModelError, RadistillError
 from radistill.lab import POCKET, POCKET_NAME
@@ -135,6 +135,15 @@ def tell_likeness(job: Job) -> dict[str, str] | str:
         speaker = job.speaker()
         with job.backend.open(speaker) as generator:
             return likeness(speaker, generator)
+    except RadistillError as error:
+        return _said_here(error)
+
+
+def tell_scoring_problem(job: Job, top_k: int) -> str:
+    """Why a generator on this node tells no log-probabilities; nothing if it does."""
+    try:
+        with job.backend.open(job.speaker()) as generator:
+            return scoring_problem(generator, top_k)
     except RadistillError as error:
         return _said_here(error)
 

@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 START = 16
 """Requests at once that a server gets first."""
 SLOWEST_RETRY = 30.0
+WRONG = 3
+"""After so many unusable answers in a row a server rests, longer each time; another one is asked meanwhile."""
+TIMES_LOST = 3
+"""So many times `tries` is a request sent that gets no answer while others do: then it is at fault itself."""
 BUSY = (429, 503)
-GONE = (502, 504, 520, 522, 524)
-"""What proxies say in the place of a server that is not there."""
+GONE = (404, 502, 504, 520, 522, 524)
+"""What is said in the place of a server that is not there, or of a model that it has had before."""
 
 
 Post = Callable[..., Awaitable[Any]]
@@ -49,13 +54,22 @@ class Server:
     running: int = 0
     resting_until: float = 0.0
     halved_at: float | None = None
+    wrong: int = 0
+    """Unusable answers in a row."""
 
     def room(self, now: float) -> float:
         """How many more requests it may get."""
         return min(self.limit, self.most) - self.running if now >= self.resting_until else 0.0
 
+    def went_wrong(self) -> None:
+        """It is not worth much more than one that is busy, and is asked rather less."""
+        self.wrong += 1
+        if self.wrong >= WRONG:
+            self.was_too_much(rest=min(SLOWEST_RETRY, 0.1 * 2.0 ** (self.wrong - WRONG)))
+
     def went_well(self) -> None:
         """One more for every answer, so twice as many in a round; later one more in a round."""
+        self.wrong = 0
         self.limit = min(self.most, self.limit + (1.0 if self.halved_at is None else 1 / self.limit))
 
     def was_too_much(self, *, rest: float = 0.0) -> None:
@@ -82,6 +96,8 @@ class Client:
     waiting: "deque[asyncio.Future[None]]" = field(default_factory=deque)
     secret: str = ""
     """The key, which a server may repeat and nobody may write down."""
+    probe: tuple[str, Mapping[str, Any]] | None = None
+    """Path and body of a request that the servers have answered before."""
 
     async def post(self, path: str, body: Mapping[str, Any], *, check: Any = None) -> Any:
         """The server's answer, or what `check` makes of it.
@@ -95,21 +111,26 @@ class Client:
             Refused: it will not be answered.
             BackendError: no server has answered anything for too long, or they refuse us altogether.
         """
-        failures = 0
-        attempt = 0
+        failures = attempt = lost = 0
+        began = time.monotonic()
+        server: Server | None = None
         while True:
-            server = await self._server_with_room()
+            server = await self._server_with_room(server if failures or lost else None)
             server.running += 1
             try:
                 found = await self._once(server, path, body)
                 found = check(found) if check else found
             except Unusable as problem:
+                server.went_wrong()
                 failures += 1
                 if failures >= self.tries:
                     raise Refused(f"{problem} ({failures} times)") from problem
                 reason: object = problem
             except _Later as later:
                 server.was_too_much(rest=later.after)
+                lost += later.weight if self.last_good > began else 0
+                if lost >= TIMES_LOST * self.tries:
+                    raise Refused(f"{later}, again and again, while others are answered") from later
                 reason = later
             else:
                 server.went_well()
@@ -119,7 +140,7 @@ class Client:
                 server.running -= 1
                 self._wake()
             if attempt:  # a request that hangs may be the last one, and the limit of its time longer than our patience
-                self._refuse_to_wait_for_ever(reason)
+                await self._refuse_to_wait_for_ever(reason)
             await asyncio.sleep(self._pause(attempt))
             attempt += 1
 
@@ -140,16 +161,21 @@ class Client:
         import httpx2
 
         started = time.monotonic()
+        name = server.url if len(self.servers) > 1 else "the server"
         try:
             # The client's own limit is about silence; a server may send a little now and then, and never all.
             async with asyncio.timeout(self.timeout):
                 response = await self.http.post(f"{server.url}{path}", json=body)
-        except (TimeoutError, httpx2.TimeoutException, httpx2.TransportError) as error:
-            raise _Later(f"{server.url}: {type(error).__name__} {error}".strip()) from error
-        if response.status_code in BUSY or response.status_code in GONE:
-            raise _Later(f"{server.url} says {response.status_code}", after=_retry_after(response.headers))
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            raise _Later(f"{name}: {type(error).__name__} {error}".strip(), weight=TIMES_LOST) from error
+        except httpx2.TransportError as error:
+            raise _Later(f"{name}: {type(error).__name__} {error}".strip(), weight=1) from error
+        if response.status_code in BUSY:
+            raise _Later(f"{name} says {response.status_code}", after=_retry_after(response.headers))
+        if response.status_code in GONE and (self.probe is not None or response.status_code != 404):
+            raise _Later(f"{name} says {response.status_code}", after=_retry_after(response.headers), weight=1)
         if response.status_code >= 500 or response.status_code == 408:
-            raise Unusable(f"{server.url} says {response.status_code}: {reason_of(response, self.secret)}")
+            raise Unusable(f"{name} says {response.status_code}: {reason_of(response, self.secret)}")
         if response.status_code in (401, 403):
             raise BackendError(key_refused(server.url, response.status_code, reason_of(response, self.secret)))
         if response.status_code >= 400:
@@ -160,12 +186,15 @@ class Client:
             return response.json()
         except (ValueError, RecursionError) as error:
             said = _without(self.secret, response.text)[:80]
-            raise Unusable(f"{server.url} answered what is no JSON: {said!r}") from error
+            raise Unusable(f"{name} answered what is no JSON: {said!r}") from error
 
-    async def _server_with_room(self) -> Server:
+    async def _server_with_room(self, failed: Server | None = None) -> Server:
+        """The one with most; any other than the one that has just failed a request, if there is another."""
         while True:
             now = time.monotonic()
-            best = max(self.servers, key=lambda server: server.room(now))
+            best = max(self.servers, key=lambda server: (server is not failed, server.room(now)))
+            if best.room(now) < 1:
+                best = max(self.servers, key=lambda server: server.room(now))
             if best.room(now) >= 1 or (best.running == 0 and now >= best.resting_until):
                 if self.waiting and best.room(now) >= 2:
                     self._wake()  # an answer has made room for more than one
@@ -176,6 +205,16 @@ class Client:
             await asyncio.wait([mine], timeout=0.25)
             if not mine.done():
                 self.waiting.remove(mine)
+
+    async def _is_there(self) -> bool:
+        """Whether a server answers what it has answered before."""
+        for server in self.servers if self.probe is not None else ():
+            with suppress(_Later, Unusable, Refused):
+                assert self.probe is not None
+                await self._once(server, *self.probe)
+                self.last_good = time.monotonic()
+                return True
+        return False
 
     def _wake(self) -> None:
         """Let one of those look again that wait for room."""
@@ -188,8 +227,10 @@ class Client:
         """Longer each time, and different for each request, so that they do not all come back at once."""
         return min(SLOWEST_RETRY, 0.1 * 2.0**attempt) * self.rng.uniform(0.5, 1.0)
 
-    def _refuse_to_wait_for_ever(self, reason: object) -> None:
+    async def _refuse_to_wait_for_ever(self, reason: object) -> None:
         if (silent := time.monotonic() - self.last_good) > self.patience:
+            if await self._is_there():
+                raise Refused(f"no answer in {silent:.0f} seconds, while others are answered; last: {reason}")
             raise BackendError(
                 f"no server has given a usable answer for {silent:.0f} seconds; last: {reason}. What was written is "
                 "kept: start the server again, and then the same command."
@@ -205,9 +246,11 @@ def key_refused(url: str, status: int, reason: str) -> str:
 
 
 class _Later(Exception):
-    def __init__(self, reason: str, *, after: float = 0.0) -> None:
+    def __init__(self, reason: str, *, after: float = 0.0, weight: int = 0) -> None:
         super().__init__(reason)
         self.after = after
+        self.weight = weight
+        """How much it speaks against the request, if others are answered."""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

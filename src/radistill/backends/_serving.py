@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from radistill.backends._lora import rank_of
-from radistill.errors import BackendError
+from radistill.errors import BackendError, writing_into
 from radistill.progress import progress
 from radistill.speaker import Speaker
 
@@ -28,7 +28,7 @@ ROOM = frozenset(
     f"--{name}"
     for name in (
         *("gpu-memory-utilization", "data-parallel-size", "max-num-seqs", "max-num-batched-tokens", "cpu-offload-gb"),
-        *("kv-cache-memory-bytes", "download-dir", "load-format", "api-server-count", "uvicorn-log-level"),
+        *("kv-cache-memory-bytes", "download-dir", "api-server-count", "uvicorn-log-level"),
     )
 )
 """Arguments of vLLM's server, each with a value, that change no answer."""
@@ -81,8 +81,9 @@ def served(serving: Serving, speaker: Speaker) -> Iterator[Served]:
     """
     port = _free_port()
     command, model = _command(serving, speaker, port)
-    serving.log.parent.mkdir(parents=True, exist_ok=True)
-    with serving.log.open("ab") as log:
+    with writing_into(serving.log.parent):
+        serving.log.parent.mkdir(parents=True, exist_ok=True)
+    with writing_into(serving.log.parent), serving.log.open("ab") as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         process = _watched(command, log)

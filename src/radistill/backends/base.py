@@ -28,9 +28,9 @@ class Generator(Protocol):
     def answers(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Sequence[Generation]]:
         """Answer those requests of a plan whose keys are lacking; what is yielded together is committed together.
 
-        The answers come in any order, `sampling.n` for every request. A request the engine refuses becomes a
-        generation with `finish_reason="error"`; an engine that is lost raises BackendError. What was yielded before is
-        kept, so that nothing is asked twice.
+        The answers come in any order, `sampling.n` for every request, which are yielded together. A request the engine
+        refuses becomes a generation with `finish_reason="error"`; an engine that is lost raises BackendError. What was
+        yielded before is kept, so that nothing is asked twice.
 
         Args:
             plan: different requests, all that are asked for at once. How they are cut into batches may depend on these
@@ -110,6 +110,11 @@ class Backend(Settings, ABC):
 
     speed_only: ClassVar[frozenset[str]] = frozenset()
     """Settings that cannot change an answer: what was begun with others may be gone on with."""
+
+    @property
+    def may_not_score(self) -> bool:
+        """Whether its generators may be unable to tell log-probabilities, which is cheap to find out."""
+        return False
 
     def only_untouched(self) -> str | None:
         """Why it cannot be opened with a model that this run trains and then predicts with; None if it can."""

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 from radistill import models
 from radistill.backends import _asking as asking
 from radistill.backends import _forms as forms
+from radistill.backends import _told_scores as told
 from radistill.backends._http import Client, Refused, Server, key_refused, reason_of
 from radistill.backends._serving import Serving, served, telling_args
 from radistill.backends.base import Backend, Flowing, Generator, MayNotScore, Window
@@ -31,8 +32,8 @@ from radistill.progress import say
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
 
-SCORES = "log-probabilities"
-"""A capability beside the forms."""
+SCORES, STOPS = "log-probabilities", "stop tokens"
+"""Capabilities beside the forms."""
 ONLY_UNTOUCHED = (
     "generate.backend: the server serves the untouched model, and `evaluate` asks the tuned one too, which is not "
     "there yet. Let radistill serve each of them itself (generate.backend.serve_with=vllm), or do the stages one by "
@@ -92,7 +93,11 @@ class OpenAI(Backend):
     @classmethod
     def _not_ours(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for word in given:
-            if (name := word.partition("=")[0]) in OURS:
+            name = word.partition("=")[0].replace("_", "-")
+            if name == "--config":
+                raise ValueError("--config may hold what radistill says itself: give its settings one by one")
+            # Servers take names with underscores, and the beginnings of names.
+            if name.startswith("--") and len(name) > 2 and any(ours.startswith(name) for ours in OURS):
                 raise ValueError(f"{name} is said by radistill itself and cannot be given")
         return given
 
@@ -111,6 +116,11 @@ class OpenAI(Backend):
             if parts.username or parts.password:
                 raise ValueError("a URL with a password would be written down; put the key into the environment")
         return tuple(url.rstrip("/") for url in urls)
+
+    @property
+    def may_not_score(self) -> bool:
+        """Some servers cannot."""
+        return self.serve_with is None
 
     def only_untouched(self) -> str | None:
         """A server that was there before training serves nothing that comes of it."""
@@ -132,6 +142,7 @@ class OpenAI(Backend):
             found = loop.run(_looked_at(settings, speaker))
             with loop.entered(_client(settings)) as client:
                 generator = OpenAIGenerator(settings, speaker, loop, client, *found)
+                client.probe = generator.form.path, generator.form.probe_body()
                 say(generator.shown)
                 yield generator
 
@@ -199,7 +210,7 @@ class OpenAIGenerator(Flowing, MayNotScore):
     def scoring_problem(self, top_k: int) -> str:
         """See `MayNotScore`."""
         # So many, because servers have limits of their own; vLLM's is 20 unless it is told otherwise.
-        problem = self.loop.run(forms.scores(self.client, self.form, top_k, patiently=True))
+        problem = self.loop.run(told.scores(self.client, self.form, top_k, patiently=True))
         return "" if problem == "yes" else problem
 
     @cached_property
@@ -234,7 +245,7 @@ class OpenAIGenerator(Flowing, MayNotScore):
         form, client = self.form, self.client
         try:
             if request.purpose == "score":
-                return await forms.score(client.post, form, request)
+                return await told.score(client.post, form, request)
             if request.sampling.temperature and self.capabilities[form.name] == forms.GREEDY:
                 raise BackendError(
                     "the server draws nothing: asked four times at temperature 2, it wrote the same. What is drawn at "
@@ -284,7 +295,8 @@ async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, Li
             model = await _model(client, settings, speaker)
             form, found = await forms.find(client, speaker.chat, model.name, settings.form, seeded=settings.seeded)
             if form is not None:
-                found[SCORES] = await forms.scores(client, form, 1, patiently=False)
+                found[STOPS] = await form.stops(client)
+                found[SCORES] = await told.scores(client, form, 1, patiently=False)
         if form is None:
             tried = "\n".join(f"  {name}: {problem}" for name, problem in found.items())
             raise BackendError(
@@ -293,7 +305,10 @@ async def _looked_at(settings: OpenAI, speaker: Speaker) -> tuple[forms.Form, Li
                 "Serve it with vLLM or SGLang, or use generate.backend=transformers."
             )
         seen.append((form, model, found))
-    kinds = {(form.name, form.dialect, model.owner, model.name, str(model.context)) for form, model, _ in seen}
+    kinds = {
+        (form.name, form.dialect, model.owner, model.name, str(model.context), *(f"{k}: {v}" for k, v in can.items()))
+        for form, model, can in seen
+    }
     if len(kinds) > 1:
         shown = ", ".join(" ".join(kind) for kind in sorted(kinds))
         raise BackendError(f"the servers differ ({shown}); rows of one run must come from equal ones.")

@@ -12,8 +12,8 @@ import logging
 import os
 import re
 import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as PythonGenerator
-from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -35,17 +35,18 @@ from radistill.backends._hired import (
     packed,
     refuse_differences,
     tell_likeness,
+    tell_scoring_problem,
     unpacked,
 )
-from radistill.backends.base import Backend, Flowing, Generator, Window, kind
+from radistill.backends.base import Backend, Flowing, Generator, MayNotScore, Window, kind
 from radistill.errors import BackendError, ConfigError, MissingPackageError
 from radistill.records import Generation, Request
 from radistill.speaker import Speaker
 
 NOT_INSTALLED = "generate.backend: ray needs Ray, which is not installed here: pip install 'radistill[ray]'"
-WINDOWS = 16
-"""So many windows of a plan (262,144 requests, about as many kilobytes) go into one run of Ray Data, because each run
-begins with new actors, which load the model anew."""
+WINDOWS = 8
+"""So many windows of a plan (131,072 requests, a gigabyte where prompts have 200 tokens) go into one run of Ray Data,
+because each run begins with new actors, which load the model anew."""
 INNER = "transformers"
 """What the actors hold where the run file says nothing."""
 
@@ -92,6 +93,11 @@ class Ray(Backend):
     def _with_its_name(self, inner: Backend, _: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"name": plugins.name_of(inner), **inner.model_dump()}
 
+    @property
+    def may_not_score(self) -> bool:
+        """What the inner backend says."""
+        return self.backend.may_not_score
+
     def only_untouched(self) -> str | None:
         """What the inner backend says."""
         return self.backend.only_untouched()
@@ -121,7 +127,7 @@ class Ray(Backend):
 
 
 @dataclass
-class RayGenerator(Flowing):
+class RayGenerator(Flowing, MayNotScore):
     """See `Ray`."""
 
     settings: Ray
@@ -137,6 +143,12 @@ class RayGenerator(Flowing):
     def identity(self) -> str:
         """That of the generators in the actors, so that rows are shared with runs without Ray."""
         return self.wanted["identity"]
+
+    def scoring_problem(self, top_k: int) -> str:
+        """What a generator on a node of the cluster says."""
+        if not self.settings.may_not_score:
+            return ""
+        return str(_asked(self.settings, tell_scoring_problem, self.job, top_k))
 
     def groups(self, plan: Sequence[Request], lacking: AbstractSet[str]) -> Iterator[Group]:
         """A plan in slices of similar kind and length, but for those in which nothing is lacking.
@@ -215,6 +227,14 @@ def _tally() -> Any:
 
 def _asked_for_likeness(settings: Ray, job: Job) -> dict[str, str]:
     """What an actor will be like; the inner backend is opened once for it, where an actor would be."""
+    found: dict[str, str] | str = _asked(settings, tell_likeness, job)
+    if isinstance(found, str):
+        raise BackendError(found)
+    return found
+
+
+def _asked(settings: Ray, what: Callable[..., Any], *about: Any) -> Any:
+    """What a function says where an actor would be."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
@@ -223,9 +243,9 @@ def _asked_for_likeness(settings: Ray, job: Job) -> dict[str, str]:
         num_gpus=settings.num_gpus,
         max_retries=settings.tries - 1,
         max_calls=1,  # else the process would stay, with what the model has left in its memory
-    )(tell_likeness)
+    )(what)
     try:
-        found: dict[str, str] | str = ray.get(asked.remote(job), timeout=settings.patience)
+        return ray.get(asked.remote(*about), timeout=settings.patience)
     except RayTaskError as error:
         if lacking := re.search(r"No module named '([\w.]+)'", str(error)):
             raise BackendError(
@@ -237,9 +257,6 @@ def _asked_for_likeness(settings: Ray, job: Job) -> dict[str, str]:
         raise _no_answer(settings) from error
     except RayError as error:
         raise _lost(error, settings.tries) from error
-    if isinstance(found, str):
-        raise BackendError(found)
-    return found
 
 
 def _no_answer(settings: Ray) -> BackendError:

@@ -35,9 +35,7 @@ IN_FLIGHT = 2048
 """So many answers are at least asked for at once, more than an engine works on, so that it never waits."""
 OURS = ("model", "tokenizer", "skip_tokenizer_init", "trust_remote_code", "enable_lora", "enable_prefix_caching")
 """Arguments of the engine that this backend sets itself."""
-ROOM = frozenset(
-    {"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "cpu_offload_gb", "download_dir", "load_format"}
-)
+ROOM = frozenset({"max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "cpu_offload_gb", "download_dir"})
 """Arguments of the engine that change no answer."""
 NOT_INSTALLED = (
     "generate.backend: vllm needs vLLM in the same environment, and it is not installed there: pip install "
