@@ -164,3 +164,26 @@ def test_the_event_log_tells_what_was_done_and_what_broke(ledger: Ledger, tmp_pa
     assert said[1]["error"] == "BackendError: the engine is gone"
     assert (said[3]["from_ledger"], said[3]["tokens"], said[3]["tokens_read"]) == (3, 5 + 4 + 3 + 2, 5)
     assert all(e["stage"] == "generate" and e["time"] for e in said)
+
+
+class Forgetful(InUnits):
+    """Says nothing of every third request."""
+
+    identity = "forgetful"
+
+    def units(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        yield requests
+
+    def answer(self, unit: Sequence[Request]) -> list[Generation]:
+        return [good(request.key) for n, request in enumerate(unit) if n % 3]
+
+
+def test_an_engine_that_leaves_requests_out_is_told_so_and_what_it_gave_is_kept(ledger: Ledger) -> None:
+    plan = [Request(purpose="rationale", prompt_ids=(n,), sampling=Sampling(), model="m") for n in range(9)]
+    with pytest.raises(BackendError, match="gave no answer to 3 requests"):
+        ask(plan, Forgetful(), ledger, title="")
+    assert len(ledger.missing(r.key for r in plan)) == 3
+
+
+def good(key: str) -> Generation:
+    return Generation(key=key, index=0, token_ids=(1,), text="x", finish_reason="stop")

@@ -1,6 +1,7 @@
 """Many requests on their way at once: windows of a plan flow into one another, and every end is an end."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -158,3 +159,30 @@ def test_it_is_said_when_there_is_something_to_do_after_there_was_nothing(monkey
             answered += [g.token_ids[0] for g in together]
     assert begun == [0, 4]  # the second window had nothing in it
     assert len(answered) == 8
+
+
+def test_an_engine_faster_than_the_disk_waits_for_it() -> None:
+    answered = 0
+
+    async def answer(request: Request) -> list[Generation]:
+        nonlocal answered
+        answered += 1
+        return answer_to(request)
+
+    with EventLoop() as loop:
+        handed = 0
+        for together in loop.answers(windows(4000), 8, answer):
+            time.sleep(0.005)
+            handed += len(together)
+            assert answered - handed <= 4 * 8 + 4
+    assert handed == 4000
+
+
+def test_a_request_that_an_engine_gives_up_is_not_lost_in_silence() -> None:
+    async def answer(request: Request) -> list[Generation]:
+        if request.prompt_ids[0] == 2:
+            raise asyncio.CancelledError
+        return answer_to(request)
+
+    with EventLoop() as loop, pytest.raises(BackendError, match="gave up a request"):
+        list(loop.answers(windows(8), 1, answer))

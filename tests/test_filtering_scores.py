@@ -15,7 +15,7 @@ from radistill.backends.echo import EchoGenerator
 from radistill.config import config_from
 from radistill.errors import RunFolderError
 from radistill.ledger import open_ledger
-from radistill.ledger_care import export
+from radistill.ledger_export import export
 from radistill.records import FinishReason, Generation, Request, TrainingRecord
 from radistill.runs import RunFolder
 from radistill.tables import read_jsonl

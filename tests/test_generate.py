@@ -152,6 +152,9 @@ def test_what_failed_is_tried_again_by_the_next_run_and_then_reported(
     assert (fourth.record.facts["written"], fourth.record.facts["given_up"]) == (0, left), "three times is enough"
     (fifth,) = run(raw, "generate")
     assert fifth.reused
+    raw["generate"]["max_attempts"] = 5
+    (sixth,) = run(raw, "generate")
+    assert (sixth.record.facts["written"], sixth.record.facts["given_up"]) == (left, 0), "more was allowed since"
 
 
 def test_equal_runs_have_equal_exports_with_all_that_a_run_uses(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from radistill import ledger_care as care
+from radistill import ledger_shards as files
 from radistill.cli import app
 from radistill.errors import RunFolderError
 from radistill.ledger import Ledger, open_ledger
@@ -95,6 +96,19 @@ def test_compacting_takes_away_what_killed_processes_have_left_of_files(folder: 
     care.compact(folder)
     assert (old.exists(), young.exists()) == (False, True), "another process may be writing the young one"
     assert everything(folder) == before
+
+
+def test_all_answers_to_a_request_stay_together_in_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else damage to one block would leave a request with some of its answers, which nobody would miss."""
+    monkeypatch.setattr(care, "CHUNK", 3)
+    keys = [f"{n:032x}" for n in range(7)]
+    with open_ledger(tmp_path) as ledger:
+        ledger.append([good(key, f"answer {index}", index) for key in keys for index in range(2)])
+    care.compact(tmp_path)
+    (shard,) = (tmp_path / "shards").glob("*.jsonl")
+    blocks = [{place.key for place in block.places} for block in files.blocks(shard)]
+    assert len(blocks) > 1
+    assert sum(map(len, blocks)) == len(keys)
 
 
 def killed(path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:

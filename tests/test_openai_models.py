@@ -136,7 +136,9 @@ def test_arguments_about_room_change_no_key_and_no_run(raw_config: dict[str, Any
     assert told(*room, engine="transformers") == list(room)  # another program, whose words may mean anything
 
 
-@pytest.mark.parametrize("word", ["--port", "--api-key=abc", "--served-model-name"])
+@pytest.mark.parametrize(
+    "word", ["--port", "--api-key=abc", "--served-model-name", "--api_key", "--api-k=abc", "--served_model_name"]
+)
 def test_what_radistill_tells_a_server_itself_cannot_be_given(raw_config: dict[str, Any], word: str) -> None:
     raw_config["generate"]["backend"] = {"name": "openai", "serve_with": "vllm", "serve_args": [word, "1"]}
     with pytest.raises(ConfigError, match=r"serve_args.*is said by radistill itself"):
