@@ -34,7 +34,7 @@ def of_run(config: RunConfig) -> str:
     """The card of what a run has trained, an adapter or a full model."""
     is_adapter = config.train.lora is not None
     kind = "adapter (PEFT LoRA)" if is_adapter else "full model"
-    head = _head(config.model, "peft" if is_adapter else "transformers", config)
+    head = _head(config.name, config.model, "peft" if is_adapter else "transformers", config)
     return f"""{head}# {config.name}
 
 A fine-tuned {kind} of `{shown(config.model)}`, trained with the method `{title_of(config.method)}` by radistill \
@@ -57,7 +57,7 @@ def of_merged(title: str, base: str, facts: Sequence[str], config: RunConfig | N
         config: of the run that has trained the adapter, if it is known.
     """
     trained = f"\n## Training\n\n{how_trained(config)}\n" if config is not None else ""
-    return f"""{_head(base, "transformers", config)}# {title}
+    return f"""{_head(title, base, "transformers", config)}# {title}
 
 `{shown(base)}` with a fine-tuned adapter (PEFT) merged into its weights by radistill {__version__}: a full model,
 loaded like any other.
@@ -79,9 +79,15 @@ def how_trained(config: RunConfig) -> str:
 - data: task `{config.data.task}`"""
 
 
-def _head(base: str, library: str, config: RunConfig | None) -> str:
-    """The facts that the hub reads; it refuses a `base_model` that is none of its own."""
+def _head(title: str, base: str, library: str, config: RunConfig | None) -> str:
+    """The facts that the hub and llama.cpp read; the hub refuses a `base_model` that is none of its own."""
     methods = [plugins.name_of(part) for part in parts_of(config.method)] if config is not None else []
     named: Mapping[str, Any] = {"base_model": hub_id(base)} if hub_id(base) else {}
-    facts = {**named, "library_name": library, "pipeline_tag": "text-generation", "tags": ["radistill", *methods]}
+    facts = {
+        "model_name": title,
+        **named,
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": ["radistill", *methods],
+    }
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n"

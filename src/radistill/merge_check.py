@@ -188,7 +188,7 @@ def refuse_inexact(exact: Exact) -> None:
         SharingError: logits differ by more than another order of additions explains.
     """
     largest = _largest(exact.merged_PV, exact.unmerged.logits_PV)
-    allowed = SAME * max(1.0, float(exact.unmerged.logits_PV.abs().max()))
+    allowed = SAME * float(exact.unmerged.logits_PV.abs().max())
     if not largest <= allowed:  # nan is not
         raise SharingError(
             f"merged and unmerged differ by {largest:.3g} in their logits, in float32, where {allowed:.3g} is "
@@ -211,7 +211,7 @@ def compared(exact: Exact, unmerged: Asked, merged: Asked, *, dtype: str) -> Com
     """
     before_PV, after_PV = unmerged.logits_PV, merged.logits_PV
     mean, rounding = _mean(after_PV, before_PV), _mean(before_PV, exact.unmerged.logits_PV)
-    allowed = ROUNDED * rounding + SAME * max(1.0, float(exact.unmerged.logits_PV.abs().mean()))
+    allowed = ROUNDED * rounding + SAME * float(exact.unmerged.logits_PV.abs().mean())
     if not math.isfinite(mean):
         raise SharingError(
             f"in {dtype} the logits are not finite (inf or nan), so nothing was kept. The numbers of this model are "
