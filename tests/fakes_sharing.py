@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-CONVERTER = '''
+CONVERTER = """
 import argparse, json, os, sys
 from pathlib import Path
 parser = argparse.ArgumentParser()
@@ -24,7 +24,7 @@ config = json.loads((Path(given.model) / "config.json").read_text())
 told = {"type": given.outtype, "layers": config["num_hidden_layers"], "python": sys.executable,
         "model": given.model, "environ": dict(os.environ)}
 BODY
-'''
+"""
 WRITES = 'Path(given.outfile).write_bytes(b"GGUF" + json.dumps(told).encode())'
 
 
@@ -64,7 +64,11 @@ def hub() -> Iterator[Hub]:
         def answer(self, body: bytes) -> None:
             known.asked.append(f"{self.command} {self.path}")
             known.tokens.add(self.headers.get("Authorization", ""))
-            status, told = (known.refuses, {"error": "no"}) if known.refuses else (200, reply(known, self.path, body))
+            status, told = (
+                (known.refuses, {"error": "no", "url": f"{known.url}/owner/small"})
+                if known.refuses
+                else (200, reply(known, self.path, body))
+            )
             sent = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -91,7 +95,9 @@ def reply(known: Hub, path: str, body: bytes) -> dict[str, Any]:
         known.made.append(json.loads(body))
         return {"url": f"{known.url}/{known.made[-1].get('organization')}/{known.made[-1]['name']}"}
     if "/preupload/" in path:
-        return {"files": [{**file, "uploadMode": "regular"} for file in json.loads(body)["files"]]}
+        return {
+            "files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+        }
     if "/commit/" in path:
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":

@@ -48,7 +48,9 @@ def test_a_merged_model_of_an_earlier_training_is_not_taken(run_folder: Path, ch
         export(str(run_folder), tmp_path / "new.gguf", Conversion(checkout))
 
 
-def test_full_models_are_converted_as_they_are(full_run: Path, tiny_model: Path, checkout: Path, tmp_path: Path) -> None:
+def test_full_models_are_converted_as_they_are(
+    full_run: Path, tiny_model: Path, checkout: Path, tmp_path: Path
+) -> None:
     found = told(export(str(full_run), tmp_path / "a.gguf", Conversion(checkout)))
     assert found["model"] == str(full_run / "model")
     assert not (full_run / "merged").exists()
@@ -58,7 +60,7 @@ def test_full_models_are_converted_as_they_are(full_run: Path, tiny_model: Path,
 def test_a_file_that_is_there_stays_unless_told_otherwise(full_run: Path, checkout: Path, tmp_path: Path) -> None:
     file = tmp_path / "small.gguf"
     file.write_bytes(b"mine")
-    with pytest.raises(RunFolderError, match="is there already. Replace it with --redo"):
+    with pytest.raises(RunFolderError, match=r"is there already\. Replace it with --redo"):
         export(str(full_run), file, Conversion(checkout))
     with pytest.raises(RunFolderError, match=r"is a folder. Name the file to write: --output .*model.gguf"):
         export(str(full_run), tmp_path, Conversion(checkout), redo=True)
@@ -68,7 +70,10 @@ def test_a_file_that_is_there_stays_unless_told_otherwise(full_run: Path, checko
 
 
 FAILURES = {
-    "an error": ('raise NotImplementedError("BPE pre-tokenizer was not recognized")', "BPE pre-tokenizer was not recogn"),
+    "an error": (
+        'raise NotImplementedError("BPE pre-tokenizer was not recognized")',
+        "BPE pre-tokenizer was not recogn",
+    ),
     "no file": ("pass", "ended well and wrote no GGUF file"),
     "half a file": ('Path(given.outfile).write_bytes(b"GG")', "ended well and wrote no GGUF file"),
     "killed": ("os.kill(os.getpid(), 9)", "failed (exit code -9)"),

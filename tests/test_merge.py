@@ -29,7 +29,10 @@ def answers(model: Any) -> list[list[int]]:
     with torch.inference_mode():
         return [
             model.generate(
-                input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=16
+                input_ids=torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids)),
+                do_sample=False,
+                max_new_tokens=16,
             )[0].tolist()
             for ids in PROMPTS
         ]
@@ -73,7 +76,9 @@ def test_an_adapter_that_is_off_leaves_the_untouched_model_to_the_last_bit(adapt
     with tuned.disable_adapter():
         assert torch.equal(logits(tuned), logits(base))
         assert answers(tuned) == answers(base)
-    frozen = {name.replace(".base_layer", "").removeprefix("base_model.model."): w for name, w in tuned.named_parameters()}
+    frozen = {
+        name.replace(".base_layer", "").removeprefix("base_model.model."): w for name, w in tuned.named_parameters()
+    }
     for name, weights in base.named_parameters():
         assert torch.equal(frozen[name], weights), name
 
@@ -231,7 +236,7 @@ def test_weights_that_the_run_was_not_trained_on_are_refused(run_folder: Path, t
     tensors = load_file(other / "model.safetensors")
     tensors["model.norm.weight"] += torch.ones(1)
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="was trained on another base than .*other is now"):
+    with pytest.raises(ModelError, match=r"was trained on another base than .*other is now"):
         merge(str(run_folder), base=str(other))
 
 
@@ -255,7 +260,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_never_half_merged(
 
 def test_an_adapter_is_no_base(adapter: Path, tmp_path: Path) -> None:
     second = shutil.copytree(adapter, tmp_path / "second")
-    with pytest.raises(ModelError, match="is an adapter itself. Name the full model"):
+    with pytest.raises(ModelError, match=r"is an adapter itself\. Name the full model"):
         merge(str(adapter), base=str(second), output=tmp_path / "out")
 
 

@@ -31,7 +31,9 @@ def lora(**options: Any) -> Callable[[], Any]:
     def config() -> Any:
         from peft import LoraConfig
 
-        return LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", "target_modules": ["v_proj", "down_proj"], **options})
+        return LoraConfig(
+            **{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", "target_modules": ["v_proj", "down_proj"], **options}
+        )
 
     return config
 

@@ -101,9 +101,10 @@ def _refuse_local_base(folder: Path) -> None:
 def _refusals_are_messages(repo: str, token: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    no_answer = HfHubHTTPError.__mro__[1]  # HTTPError of whichever library this version of huggingface_hub asks with
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except (no_answer, HFValidationError, OfflineModeIsEnabled, OSError, ValueError) as error:
         reason = " ".join(str(error).split()).replace(token, "HF_TOKEN")
         raise SharingError(
             f"{repo} could not be uploaded: {reason} Check the name, that the token may write there, and the network; "
