@@ -93,7 +93,7 @@ def _refuse_local_base(folder: Path) -> None:
     if cards.hub_id(base) is None:
         raise SharingError(
             f"{folder} is an adapter of {base}, which is a folder of this machine: nobody else could load it. Merge it "
-            f"with radistill merge, and push the merged folder."
+            "with radistill merge, and push the merged folder."
         )
 
 
@@ -101,7 +101,8 @@ def _refuse_local_base(folder: Path) -> None:
 def _refusals_are_messages(repo: str, token: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    no_answer = HfHubHTTPError.__mro__[1]  # HTTPError of whichever library this version of huggingface_hub asks with
+    # HTTPError of whichever library this version of huggingface_hub asks with.
+    no_answer: type[Exception] = HfHubHTTPError.__mro__[1]
     try:
         yield
     except (no_answer, HFValidationError, OfflineModeIsEnabled, OSError, ValueError) as error:
