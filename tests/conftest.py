@@ -123,3 +123,41 @@ def adapter(folder: Path, tmp_path: Path) -> Path:
                 weights.normal_(generator=torch.Generator().manual_seed(0))
     adapted.save_pretrained(str(tmp_path / "run" / "model"))
     return tmp_path / "run" / "model"
+
+
+def _trained(folder: Path, model: Path, data: Path, lora: dict[str, Any] | None) -> Path:
+    """A run that is trained, in a few steps of plain fine-tuning that change the answers."""
+    from radistill import pipeline
+    from radistill.config import config_from
+
+    source = {"path": str(data), "pairs": ["en-de"]}
+    raw = {
+        "name": "small",
+        "model": str(model),
+        "output_dir": str(folder / "run"),
+        "data": {"train": {**source, "limit": 24}, "test": {**source, "limit": 4}},
+        "method": "vanilla",
+        "generate": {"backend": "echo", "ledger": str(folder / "ledger")},
+        "train": {"learning_rate": 2e-2, "max_steps": 6, "bf16": False, "lora": lora},
+    }
+    pipeline.run(config_from(raw), stages=("generate", "assemble", "train"))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def adapter_run(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model is an adapter of the tiny model; not to be written into."""
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0}
+    return _trained(tmp_path_factory.mktemp("adapter-run"), tiny_model, tiny_data, lora)
+
+
+@pytest.fixture(scope="session")
+def full_run(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model is a full one; not to be written into."""
+    return _trained(tmp_path_factory.mktemp("full-run"), tiny_model, tiny_data, None)
+
+
+@pytest.fixture
+def run_folder(adapter_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run with an adapter that a test may write into."""
+    return Path(shutil.copytree(adapter_run, tmp_path / "runs" / "small"))

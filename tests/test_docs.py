@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes_sharing import write_checkout
 from tiny import make_model, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
         folder / "path/to/model", corpus=[s for p in sentences(800, "corpus") for s in p], hidden=16, context=8192
     )
     (folder / "path/to/data").symlink_to(tiny_data)
+    write_checkout(folder / "path/to/llama.cpp")
     if (ROOT.parent / "shared").is_dir():
         (folder.parent / "shared").symlink_to(ROOT.parent / "shared")
     for name in ("hypotheses.txt", "references.txt"):
@@ -70,6 +72,8 @@ def with_small_lengths(command: str) -> str:
     interpreter = f"{shlex.quote(sys.executable)} -m radistill.cli"
     if "--serve-with" in command:  # needs an engine: tests/servers starts one; here its run file is checked
         command = re.sub(r"generate (.*) --serve-with .*", r"check \1 generate.backend=openai", command)
+    if "radistill push" in command:  # needs the hub: tests/test_hub.py has one of its own
+        command = "radistill push --help"
     written = re.sub(r"(?<![\w/.-])radistill (?=[a-z-])", f"{interpreter} ", command)
     verb = re.search(r"radistill\.cli (run|generate|assemble|train|evaluate|preview)\b", written)
     if verb and "my-run.yaml" in written:

@@ -17,6 +17,7 @@ from radistill import __version__
 from radistill.cli_compare import compare
 from radistill.cli_lab import lab
 from radistill.cli_ledger import ledger
+from radistill.cli_model import export, merge, push
 
 if TYPE_CHECKING:
     from radistill.config import RunConfig
@@ -32,6 +33,8 @@ app = typer.Typer(
 app.add_typer(lab)
 app.add_typer(ledger)
 app.command("compare")(compare)
+for verb in (merge, export, push):
+    app.command(verb.__name__)(verb)
 Config = Annotated[Path, typer.Argument(help="Run file (YAML); `radistill init` writes one.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,

@@ -39,6 +39,10 @@ class BackendError(RadistillError, RuntimeError):
     """An engine that writes text is lost or refuses to work."""
 
 
+class SharingError(RadistillError, RuntimeError):
+    """A model cannot be merged, converted or uploaded; nothing half-done is left."""
+
+
 class MissingPackageError(RadistillError, ImportError):
     """An optional package is not installed; the message holds the command that installs it."""
 

@@ -170,7 +170,7 @@ def device_name() -> str:
 
 def context_length(folder: Path) -> int | None:
     """How many positions the model was made for, if its config says."""
-    config = _json(folder / "config.json")
+    config = read_object(folder / "config.json")
     found = config.get("max_position_embeddings") or config.get("n_positions")
     return int(found) if found else None
 
@@ -179,7 +179,7 @@ def stored_dtype(folder: Path) -> Any:
     """The torch dtype that the model's config names, float32 where it names none."""
     import torch
 
-    config = _json(folder / "config.json")
+    config = read_object(folder / "config.json")
     return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
 
 
@@ -192,9 +192,7 @@ def refuse_adapter(weights: Weights) -> None:
     if weights.adapter is not None:
         raise ModelError(
             f"{weights.name} is an adapter itself, and one on top of it could not be loaded again. Merge it into its "
-            "base first, and name the merged folder as model: "
-            "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER), and the "
-            "same for AutoTokenizer."
+            f"base first, and name the merged folder as model: radistill merge {weights.name} --output NEW_FOLDER."
         )
 
 
@@ -310,7 +308,7 @@ def save(model: Any, tokenizer: Any, folder: Path, *, generation_config: Path | 
 
 
 def _adapted(folder: Path, *, with_code: bool) -> Weights:
-    config = _json(folder / "adapter_config.json")
+    config = read_object(folder / "adapter_config.json")
     if not (folder / ADAPTER).exists():
         # PEFT would open adapter_model.bin instead, which can run code.
         raise ModelError(f"{folder} is an adapter without {ADAPTER}. Save it again with safe_serialization.")
@@ -389,7 +387,8 @@ def _remembered_sha256(path: Path) -> str:
     return str(known[key])
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from radistill import __version__, models, plugins, seeds
+from radistill import cards, models, seeds
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
 from radistill.finished import finished_run
 from radistill.lab import POCKET_NAME
-from radistill.methods._composed import has, parts_of, title_of
+from radistill.methods._composed import has, parts_of
 from radistill.progress import progress
 from radistill.records import StageRecord, digest
 from radistill.runs import RunFolder, Stage, before_work, begin, require, working
@@ -76,7 +74,7 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
             run.model,
             generation_config=speaker.weights.folder / "generation_config.json",
         )
-        write_text(run.model / "README.md", _model_card(config))
+        write_text(run.model / "README.md", cards.of_run(config))
         stage.facts |= facts
         weights = sorted(run.model.glob("*.safetensors"))
         return stage.finish([*weights, run.train_log], device=models.device_name())
@@ -254,29 +252,3 @@ def _claim(run: RunFolder, stage: Stage) -> None:
         shutil.rmtree(gone)
     run.train_log.unlink(missing_ok=True)
     write_text(owner, name)
-
-
-def _model_card(config: RunConfig) -> str:
-    method, title = plugin_settings(config.method), title_of(config.method)
-    steps, epochs = config.train.max_steps, config.train.num_train_epochs
-    length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
-    kind = "adapter (PEFT LoRA)" if config.train.lora else "full model"
-    facts = {
-        "base_model": config.model,
-        "library_name": "peft" if config.train.lora else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["radistill", *(plugins.name_of(part) for part in parts_of(config.method))],
-    }
-    return f"""---
-{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---
-# {config.name}
-
-A fine-tuned {kind} of `{config.model}`, trained with the method `{title}` by radistill {__version__}.
-
-- method: `{json.dumps(method)}`
-- training: learning rate {config.train.learning_rate}, {length}, seed {config.seed}
-- data: task `{config.data.task}`
-
-The licences of the base model and of the training data apply. What was learned and what was lost stands in the
-`report.html` of the run.
-"""
