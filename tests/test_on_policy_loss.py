@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +241,9 @@ def test_the_teacher_stays_untouched(tiny_model: Path, tmp_path: Path) -> None:
         batch, _ = made.rollout(made.model, made.rows.rows, step=0)
 
         def taught(batch: dict[str, torch.Tensor] = batch, made: Setting = made) -> torch.Tensor:
-            found = made.extras.teach(batch)
-            assert isinstance(found, partial)
-            teacher: torch.Tensor = found.keywords["teacher_MV"]
-            return teacher
+            found = made.extras.tokens(batch).teacher
+            assert found is not None
+            return found.logits()
 
         before = taught()
         made.trainer(tmp_path, max_steps=3, learning_rate=0.05, per_device_train_batch_size=3).train()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -24,10 +23,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from radistill import losses
 from radistill.errors import ModelError, RadistillError
+from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
 from radistill.packing import Collator, Row
 from radistill.progress import Progress
-from radistill.training_parts import Penalty, Reference, Rollout, Step, Taught, is_task, logits_at, token_losses
+from radistill.training_parts import Beside, Penalty, Reference, Rollout, Step, Tokens, is_task, logits_at, token_losses
 
 EXACT = 1e-5
 """In nats: what is computed in equal shapes from equal numbers does not differ at all, but for a device's whims."""
@@ -69,22 +69,31 @@ class Extras:
     asks_about_task: bool = False
     """Whether the penalty needs the untouched model's logits on the tokens that teach the task."""
 
-    def ask(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Which tokens (N,) need the untouched model, and its logits (M, V) there."""
+    @property
+    def penalises_tokens(self) -> bool:
+        """Whether the penalty is a sum over tokens, by what the model says of each."""
+        return getattr(self.penalty, "reads_logits", False)
+
+    def tokens(self, inputs: Mapping[str, torch.Tensor]) -> Tokens:
+        """The trained tokens, with what the untouched model says of those that need it."""
+        return Tokens(inputs, self._untouched(inputs), self._teacher(inputs))
+
+    def _untouched(self, inputs: Mapping[str, torch.Tensor]) -> Beside | None:
+        if self.reference is None:
+            return None
         asked_N = inputs["labels_N"] == losses.LIVE
         if self.asks_about_task:
             asked_N = asked_N | is_task(inputs["pools_N"])
-        if self.reference is None or not bool(asked_N.any()):
-            return torch.zeros_like(asked_N), None
-        return asked_N, self.reference.logits(inputs, inputs["places_N"][asked_N])
+        at_M = asked_N.nonzero().squeeze(1)
+        return self.reference.beside(inputs, inputs["places_N"][at_M], at_M) if len(at_M) else None
 
-    def teach(self, inputs: Mapping[str, torch.Tensor]) -> Taught | None:
-        """Ask the untouched model as a teacher, if the batch says what it is to read."""
+    def _teacher(self, inputs: Mapping[str, torch.Tensor]) -> Beside | None:
+        """It is asked if the batch says what it is to read."""
         if self.rollout is None or "teacher_at_M" not in inputs:
             return None
         assert self.reference is not None
         read = {name: inputs[f"teacher_{name}"] for name in ("input_ids", "position_ids", "n_tokens")}
-        return partial(self.rollout.compare, teacher_MV=self.reference.logits(read, inputs["teacher_places_M"]))
+        return self.reference.beside(read, inputs["teacher_places_M"], inputs["teacher_at_M"])
 
     def reweighted(
         self, nll_N: torch.Tensor, logits_NV: torch.Tensor, inputs: Mapping[str, torch.Tensor]
@@ -165,27 +174,16 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """This micro-batch's share of the loss of the optimizer step, in nats."""
-        logits_NV = logits_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"])
-        extras = self.extras
-        asked_N, reference_MV = extras.ask(inputs)
-        taught = extras.teach(inputs)
-        nll_N = token_losses(logits_NV, inputs, asked_N=asked_N, reference_MV=reference_MV, taught=taught)
-        if extras.token_weights is not None:
-            nll_N = extras.reweighted(nll_N, logits_NV, inputs)
         total = num_items_in_batch
         if total is None:
             total = losses.totals(inputs["weights_N"], inputs["pools_N"])
-        loss = losses.combine(nll_N, inputs["weights_N"], inputs["pools_N"], total=total, weighting=self.weighting)
+        share = _Share(self, model, self.extras.tokens(inputs), total)
+        loss, nll_N = loss_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"], share)
         self._count(nll_N, inputs)
-        # Gradients are averaged over ranks afterwards, while `total` already spans them.
-        loss = loss * self.args.world_size
-        if extras.penalty is not None:
-            parts = max(1, getattr(self, "current_gradient_accumulation_steps", 1))
-            step = Step(model, inputs, logits_NV, asked_N, reference_MV, total, self.weighting, parts)
-            penalty = extras.penalty(step)
-            self._penalty += penalty.detach().double().cpu()
-            loss = loss + penalty
-        return (loss, {"logits": logits_NV}) if return_outputs else loss
+        if self.extras.penalty is not None and not self.extras.penalises_tokens:
+            loss = loss + share.penalty(inputs)
+        self._penalty += share.penalties
+        return (loss, {"loss_N": nll_N}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean loss of each origin's trained tokens since the last line, and the tokens so far."""
@@ -212,6 +210,52 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         self._sums += sums.cpu().to(self._sums.dtype)
         self.tokens_processed += int(inputs["n_tokens"]) * self.args.world_size
         self.tokens_trained += len(nll_N) * self.args.world_size
+
+
+class _Share:
+    """What some tokens of a micro-batch add to the loss; see `head.Share`."""
+
+    def __init__(self, trainer: SegmentTrainer, model: nn.Module, tokens: Tokens, total: torch.Tensor) -> None:
+        self.trainer, self.model, self.tokens, self.total = trainer, model, tokens, total
+        self.penalties = torch.zeros((), dtype=torch.float64)
+        """Their sum so far."""
+
+    def __call__(self, logits_NV: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        extras, tokens = self.trainer.extras, self.tokens.cut(at)
+        inputs = tokens.inputs
+        reference_MV = None
+        if tokens.untouched is not None and len(tokens.untouched.at_M):
+            reference_MV = tokens.untouched.logits()
+        compare = extras.rollout.compare if extras.rollout is not None else None
+        nll_N = token_losses(logits_NV, tokens, reference_MV=reference_MV, compare=compare)
+        if extras.token_weights is not None:
+            nll_N = extras.reweighted(nll_N, logits_NV, inputs)
+        loss = losses.combine(
+            nll_N, inputs["weights_N"], inputs["pools_N"], total=self.total, weighting=self.trainer.weighting
+        )
+        # Gradients are averaged over ranks afterwards, while `total` already spans them.
+        loss = loss * self.trainer.args.world_size
+        if extras.penalises_tokens:
+            loss = loss + self.penalty(inputs, logits_NV, tokens.untouched, reference_MV)
+        return loss, nll_N
+
+    def penalty(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        logits_NV: torch.Tensor | None = None,
+        asked: Beside | None = None,
+        reference_MV: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """On those tokens, or, without logits, on the weights."""
+        assert self.trainer.extras.penalty is not None
+        asked_N = torch.zeros_like(inputs["pools_N"], dtype=torch.bool)
+        if asked is not None:
+            asked_N[asked.at_M] = True
+        parts = max(1, getattr(self.trainer, "current_gradient_accumulation_steps", 1))
+        step = Step(self.model, inputs, logits_NV, asked_N, reference_MV, self.total, self.trainer.weighting, parts)
+        found = self.trainer.extras.penalty(step)
+        self.penalties += found.detach().double().cpu()
+        return found
 
 
 def refuse_contaminated_packing(model: nn.Module, rows: Sequence[Row], *, pad_id: int) -> None:

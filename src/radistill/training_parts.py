@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from radistill import losses
+from radistill.head import output_head, states_at, to_logits
 from radistill.losses import ORIGINS, Weighting
 from radistill.records import TASK, Example
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from radistill.models import Weights
     from radistill.packing import Collator, Row
 
-Taught = Callable[[torch.Tensor], torch.Tensor]
-"""From the model's logits (M, V) at the tokens a teacher has been asked about to their losses (M,)."""
+PER_TOKEN = ("targets_N", "weights_N", "origins_N", "pools_N", "labels_N")
+"""What a batch holds for each of its N trained tokens."""
+Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From the logits (M, V) of the model in training and of its teacher to the loss of each token, (M,)."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Step:
-    """One micro-batch of an optimizer step, seen by a penalty."""
+    """One micro-batch of an optimizer step, or a piece of its tokens, seen by a penalty."""
 
     model: Any
     inputs: Mapping[str, torch.Tensor]
-    """See `packing.Collator`."""
-    logits_NV: torch.Tensor
+    """See `packing.Collator`; of a piece, only what is there for each token."""
+    logits_NV: torch.Tensor | None
+    """None for a penalty that does not read them."""
     asked_N: torch.Tensor
     """Of which tokens the untouched model was asked."""
     reference_MV: torch.Tensor | None
@@ -66,7 +70,8 @@ class Step:
 class Penalty(Protocol):
     """Added to the loss of a micro-batch, so that the sum over an optimizer step is the whole penalty.
 
-    It may have a number `tokens`: so many were read and written to prepare it.
+    It may have a number `tokens`: so many were read and written to prepare it. One that says `reads_logits = True` is a
+    sum over tokens, and is asked about pieces of them.
     """
 
     def __call__(self, step: Step) -> torch.Tensor:
@@ -114,11 +119,66 @@ class Reference:
         finally:
             self.model.train(was_training)
 
-    def logits(self, inputs: Mapping[str, torch.Tensor], places_M: torch.Tensor) -> torch.Tensor:
-        """Its logits (M, V) at these places of the flattened batch."""
+    def beside(self, inputs: Mapping[str, torch.Tensor], places_M: torch.Tensor, at_M: torch.Tensor) -> "Beside":
+        """What it says at these places of the flattened batch.
+
+        Args:
+            inputs: what it reads.
+            places_M: where.
+            at_M: of which of the N tokens of the model in training that is to be compared with.
+        """
         self.tokens += int(inputs["n_tokens"])
+        order_M = at_M.argsort()
         with self.speaking() as model:
-            return logits_at(model, inputs["input_ids"], inputs["position_ids"], places_M)
+            states_MH = states_at(model, inputs["input_ids"], inputs["position_ids"], places_M[order_M])
+        return Beside(at_M[order_M], states_MH, self)
+
+    def logits(self, states_MH: torch.Tensor) -> torch.Tensor:
+        """Its logits (M, V) of what it has read; there is never an adapter on a head (see `models.adapt`)."""
+        with torch.no_grad():
+            return to_logits(self.model, states_MH)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the untouched model says at some of the tokens of a micro-batch."""
+
+    at_M: torch.Tensor
+    """Of which of the N tokens, in their order."""
+    states_MH: torch.Tensor
+    """Its hidden states, because its logits are too many to be held."""
+    reference: Reference
+
+    def cut(self, at: slice) -> "Beside":
+        """Of those tokens alone."""
+        first, last = torch.searchsorted(self.at_M, self.at_M.new_tensor([at.start, at.stop])).tolist()
+        return Beside(self.at_M[first:last] - at.start, self.states_MH[first:last], self.reference)
+
+    def logits(self) -> torch.Tensor:
+        """All of them: (M, V)."""
+        return self.reference.logits(self.states_MH)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is known about the trained tokens of a micro-batch, or of a piece of them, but for what the model says."""
+
+    inputs: Mapping[str, torch.Tensor]
+    """See `packing.Collator`."""
+    untouched: Beside | None = None
+    """What the untouched model says to the same ids."""
+    teacher: Beside | None = None
+    """What it says where it has read more."""
+
+    def cut(self, at: slice) -> "Tokens":
+        """Those tokens alone."""
+        inputs: dict[str, torch.Tensor] = {name: self.inputs[name][at] for name in PER_TOKEN}
+        soft_S = self.inputs["soft_at_S"]
+        edges = soft_S.new_tensor([at.start, at.stop])
+        first, last = torch.searchsorted(soft_S, edges).tolist() if len(soft_S) else (0, 0)
+        inputs["soft_at_S"] = soft_S[first:last] - at.start
+        inputs |= {name: self.inputs[name][first:last] for name in ("soft_ids_SK", "soft_values_SK")}
+        return Tokens(inputs, self.untouched and self.untouched.cut(at), self.teacher and self.teacher.cut(at))
 
 
 def is_task(pools_N: torch.Tensor) -> torch.Tensor:
@@ -143,21 +203,17 @@ def mean_over_task(values_N: torch.Tensor, step: Step, *, chosen_N: torch.Tensor
 def logits_at(
     model: nn.Module, input_ids_RL: torch.Tensor, position_ids_RL: torch.Tensor, places_N: torch.Tensor
 ) -> torch.Tensor:
-    """Logits (N, V) at the given places of the flattened batch only.
+    """Logits (N, V) at the given places of the flattened batch, as the model itself gives them, all at once.
 
     The output head sees only the hidden states that predict something, which are a part of all; the hook works for
     every architecture and through every wrapper. No mask and no cache: see `packing.py`.
     """
-    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    if head is None:
-        wrapped: Any = model.module  # a data-parallel wrapper
-        head = wrapped.get_output_embeddings()
 
     def only_these(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden_RLH = args[0]
         return (hidden_RLH.reshape(-1, hidden_RLH.shape[-1])[places_N].unsqueeze(0), *args[1:])
 
-    hook = head.register_forward_pre_hook(only_these)
+    hook = output_head(model).register_forward_pre_hook(only_these)
     try:
         out = model(input_ids=input_ids_RL, position_ids=position_ids_RL, use_cache=False)
     finally:
@@ -168,34 +224,37 @@ def logits_at(
 
 def token_losses(
     logits_NV: torch.Tensor,
-    inputs: Mapping[str, torch.Tensor],
+    tokens: Tokens,
     *,
-    asked_N: torch.Tensor,
-    reference_MV: torch.Tensor | None,
-    taught: Taught | None = None,
+    reference_MV: torch.Tensor | None = None,
+    compare: Compare | None = None,
 ) -> torch.Tensor:
-    """Loss of each trained token in nats, (N,): by its own label, hard or soft, or by a teacher."""
-    if taught is None:
-        return _labelled_losses(logits_NV, inputs, asked_N, reference_MV)
-    at_M = inputs["teacher_at_M"]
+    """Loss of each trained token in nats, (N,): by its own label, hard or soft, or by a teacher.
+
+    Args:
+        logits_NV: the model's.
+        tokens: what they are.
+        reference_MV: the untouched model's, at `tokens.untouched.at_M`.
+        compare: says what the loss is at `tokens.teacher.at_M`.
+    """
+    taught = tokens.teacher
+    if taught is None or compare is None or not len(taught.at_M):
+        return _labelled_losses(logits_NV, tokens, reference_MV)
     # Where the teacher speaks to all, nothing of the labels needs to be kept for the backward pass.
-    with torch.set_grad_enabled(torch.is_grad_enabled() and len(at_M) < len(logits_NV)):
-        loss_N = _labelled_losses(logits_NV, inputs, asked_N, reference_MV)
-    return loss_N.index_copy(0, at_M, taught(logits_NV[at_M]).to(loss_N))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and len(taught.at_M) < len(logits_NV)):
+        loss_N = _labelled_losses(logits_NV, tokens, reference_MV)
+    return loss_N.index_copy(0, taught.at_M, compare(logits_NV[taught.at_M], taught.logits()).to(loss_N))
 
 
-def _labelled_losses(
-    logits_NV: torch.Tensor,
-    inputs: Mapping[str, torch.Tensor],
-    asked_N: torch.Tensor,
-    reference_MV: torch.Tensor | None,
-) -> torch.Tensor:
+def _labelled_losses(logits_NV: torch.Tensor, tokens: Tokens, reference_MV: torch.Tensor | None) -> torch.Tensor:
+    inputs = tokens.inputs
     loss_N = losses.token_nll(logits_NV, inputs["targets_N"])
-    is_live_N = inputs["labels_N"] == losses.LIVE
-    if reference_MV is not None and bool(is_live_N.any()):
-        live_M = is_live_N[asked_N]
-        soft = losses.soft_nll(logits_NV[is_live_N], reference_MV[live_M])
-        loss_N = loss_N.masked_scatter(is_live_N, soft.to(loss_N))
+    if tokens.untouched is not None and reference_MV is not None:
+        is_live_M = inputs["labels_N"][tokens.untouched.at_M] == losses.LIVE
+        at_L = tokens.untouched.at_M[is_live_M]
+        if len(at_L):
+            soft = losses.soft_nll(logits_NV[at_L], reference_MV[is_live_M])
+            loss_N = loss_N.index_copy(0, at_L, soft.to(loss_N))
     at_S = inputs["soft_at_S"]
     if len(at_S):
         soft = losses.stored_nll(logits_NV[at_S], inputs["soft_ids_SK"], inputs["soft_values_SK"])

@@ -38,17 +38,26 @@ class KL(Method):
 
     def penalty(self, start: "Start") -> "Penalty | None":
         """The mean divergence over the tokens of the step that teach the task."""
+        assert start.reference is not None
+        return _Divergence(self)
+
+
+class _Divergence:
+    """See `training_parts.Penalty`."""
+
+    reads_logits: ClassVar[bool] = True
+
+    def __init__(self, settings: KL) -> None:
+        self.settings = settings
+
+    def __call__(self, step: "Step") -> "torch.Tensor":
         from radistill import penalties
         from radistill.training_parts import is_task, mean_over_task
 
-        assert start.reference is not None
-
-        def share(step: "Step") -> "torch.Tensor":
-            if step.reference_MV is None:
-                return step.logits_NV.new_zeros(())
-            chosen_N = step.asked_N & is_task(step.inputs["pools_N"])
-            reference_MV = step.reference_MV[chosen_N[step.asked_N]]
-            values = penalties.divergence(step.logits_NV[chosen_N], reference_MV, self.direction)
-            return self.weight * penalties.ranks() * mean_over_task(values, step, chosen_N=chosen_N)
-
-        return share
+        assert step.logits_NV is not None
+        if step.reference_MV is None:
+            return step.logits_NV.new_zeros(())
+        chosen_N = step.asked_N & is_task(step.inputs["pools_N"])
+        reference_MV = step.reference_MV[chosen_N[step.asked_N]]
+        values = penalties.divergence(step.logits_NV[chosen_N], reference_MV, self.settings.direction)
+        return self.settings.weight * penalties.ranks() * mean_over_task(values, step, chosen_N=chosen_N)
