@@ -25,7 +25,7 @@ def rows_of(path: Path) -> list[dict[str, list[int]]]:
 
 
 def loss_of(model: Any, rows: Path) -> float:
-    """Mean over the trained tokens of some records, one by one, so that neither padding nor packing has a part in it."""
+    """Mean over the trained tokens of some records, one by one: neither padding nor packing has a part in it."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device

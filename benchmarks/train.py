@@ -43,7 +43,7 @@ from radistill.stage_settings import LoraSettings, TrainSettings
 Found = Mapping[str, Any]
 BATCH = TrainSettings().per_device_train_batch_size
 """Records of an optimizer step: radistill's default, and TRL's."""
-RATE = "tokens_per_second"
+RATE, PER_CPU = "tokens_per_second", "tokens_per_cpu_second"
 OURS, SOFT = "radistill", ("hard", "live", "stored")
 RIVALS = (
     "radistill",
@@ -184,9 +184,7 @@ def ratios_of(found: Mapping[str, Found], wanted: Mapping[str, tuple[str, str, s
 
 def beside_of(found: Mapping[str, Found]) -> dict[str, float | None]:
     """Further ratios, and the wanted ones of rates once more by the seconds that the processes have computed."""
-    per_cpu = {
-        f"{name}_per_cpu": ("tokens_per_cpu_second", *sides) for name, (of, *sides) in RATIOS.items() if of == RATE
-    }
+    per_cpu = {f"{name}_per_cpu": (PER_CPU, a, b) for name, (of, a, b) in RATIOS.items() if of == RATE}
     return ratios_of(found, BESIDE) | ratios_of(found, per_cpu)
 
 
