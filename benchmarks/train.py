@@ -44,6 +44,8 @@ Found = Mapping[str, Any]
 BATCH = TrainSettings().per_device_train_batch_size
 """Records of an optimizer step: radistill's default, and TRL's."""
 RATE, PER_CPU = "tokens_per_second", "tokens_per_cpu_second"
+ELSEWHERE = ("llamafactory", "axolotl")
+"""Run by the Python of an environment of their own, where one is named."""
 OURS, SOFT = "radistill", ("hard", "live", "stored")
 RIVALS = (
     "radistill",
@@ -52,8 +54,7 @@ RIVALS = (
     "trl_best",
     "bare_padded",
     "bare",
-    "llamafactory",
-    "axolotl",
+    *ELSEWHERE,
     *SOFT,
 )
 RATIOS: dict[str, tuple[str, str, str]] = {
@@ -158,13 +159,24 @@ def adapter() -> dict[str, Any]:
     return {**names, "target_modules": lora.target_modules, "task_type": "CAUSAL_LM"}
 
 
-def measured(bench: Bench, names: Sequence[str], repeats: int, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Medians of every rival, run in turn."""
+def measured(
+    bench: Bench, names: Sequence[str], repeats: int, reasons: dict[str, str], say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Medians of every rival, run in turn; one that cannot be run here gets a reason."""
     runs: dict[str, list[Found]] = {name: [] for name in names}
     for _ in range(repeats):
-        for name in names:
-            runs[name].append(bench.run(name))
-            say(f"{name}: {runs[name][-1]['tokens_per_second']:,.0f} tokens/s, loss {runs[name][-1]['loss']:.4f}")
+        for name in list(runs):
+            try:
+                found = bench.run(name)
+            except RuntimeError as error:
+                if name not in ELSEWHERE and not models.is_out_of_memory(error):
+                    raise
+                del runs[name]
+                reasons[name] = str(error).strip().splitlines()[-1]
+                say(f"{name}: {error}")
+                continue
+            runs[name].append(found)
+            say(f"{name}: {found[RATE]:,.0f} tokens/s, loss {found['loss']:.4f}")
     return {name: _median(found) for name, found in runs.items()}
 
 
@@ -203,7 +215,7 @@ def differences(found: Mapping[str, Found], told: Mapping[str, Any]) -> list[str
             continue  # another loss by intention; these two are compared with each other
         with_whom = "hard" if name in SOFT else OURS
         if with_whom in found:
-            same = name not in ("trl_packing", "llamafactory", "axolotl")
+            same = name not in ("trl_packing", *ELSEWHERE)
             allowed = SAME_BATCHES if same else OTHER_BATCHES
             said += _unequal(name, one["loss"], with_whom, found[with_whom]["loss"], allowed)
     if "live" in found and "stored" in found:
@@ -321,8 +333,8 @@ def main() -> None:
     amount = (QUICK if given.quick else AMOUNTS)[given.size]
     steps, repeats = given.steps or amount.steps, given.repeats or amount.repeats
     threads = given.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    pythons = {name: path for name in ("llamafactory", "axolotl") if (path := getattr(given, name)) is not None}
-    reasons = {name: f"--{name} names no environment" for name in ("llamafactory", "axolotl") if name not in pythons}
+    pythons = {name: path for name in ELSEWHERE if (path := getattr(given, name)) is not None}
+    reasons = {name: f"--{name} names no environment" for name in ELSEWHERE if name not in pythons}
     names = chosen(given, reasons)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -333,7 +345,7 @@ def main() -> None:
         bench = Bench(place, told, pythons, threads)
         on = machine_of(bench, given.corpus)
         print(", ".join(f"{k} {v}" for k, v in on.items()), flush=True)
-        found = measured(bench, names, repeats, lambda line: print(line, file=sys.stderr, flush=True))
+        found = measured(bench, names, repeats, reasons, lambda line: print(line, file=sys.stderr, flush=True))
         print(f"{told['tokens']:,} tokens, {told['tokens_trained']:,} trained; loss before {told['loss_before']:.4f}")
         table(found, told)
     for name, ratio in (ratios_of(found, RATIOS) | beside_of(found)).items():
