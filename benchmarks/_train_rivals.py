@@ -39,8 +39,11 @@ TRL: dict[str, dict[str, Any]] = {
 }
 """What is set beside what decides over the result, which is the same for all: `default` as it comes; `packing` with
 that switched on; the others are what was tried to make it fast."""
+OTHER_ORDER = ("packing", "grouped", "packed_1xN")
+"""Those whose steps are of other records than radistill's."""
 BEST = {"pocket": "flat_2x4", "125m": "flat_1x8", "1.1b": "flat", "7b": "flat"}
-"""The fastest of them for each size, see `train.py --try-trl`; on a GPU it has to be found anew."""
+"""The fastest for each size. Pocket's was found with `train.py --try-trl` (by seconds that the process had computed, on
+shared cores); the others have still to be found in this way."""
 
 
 def radistill(job: Mapping[str, Any], meter: Meter) -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from _train_records import SHAPES, prepare
-from _train_rivals import BEST, TRL
+from _train_rivals import BEST, OTHER_ORDER, TRL
 
 from radistill import models
 from radistill.runs import versions
@@ -215,7 +215,8 @@ def differences(found: Mapping[str, Found], told: Mapping[str, Any]) -> list[str
             continue  # another loss by intention; these two are compared with each other
         with_whom = "hard" if name in SOFT else OURS
         if with_whom in found:
-            same = name not in ("trl_packing", *ELSEWHERE)
+            setting = BEST[told["size"]] if name == "trl_best" else name.removeprefix("trl_")
+            same = setting not in (*OTHER_ORDER, *ELSEWHERE)
             allowed = SAME_BATCHES if same else OTHER_BATCHES
             said += _unequal(name, one["loss"], with_whom, found[with_whom]["loss"], allowed)
     if "live" in found and "stored" in found:

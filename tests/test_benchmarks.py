@@ -146,7 +146,7 @@ def test_pairs_of_a_corpus_are_found_in_both_directions(tmp_path: Path, train_re
 
 
 def test_other_tokens_or_another_loss_make_a_comparison_of_trainings_void(train: ModuleType) -> None:
-    told = {"tokens": 100, "tokens_trained": 60, "loss_before": 5.0}
+    told = {"size": "pocket", "tokens": 100, "tokens_trained": 60, "loss_before": 5.0}
     ours = {"loss": 3.0, "tokens": 100, "tokens_trained": 60}
     said = partial(train.differences, told=told)
     assert said({"radistill": ours, "bare": {**ours, "loss": 3.01}}) == []
