@@ -41,7 +41,8 @@ from radistill.errors import RadistillError
 from radistill.files import sha256, write_json
 from radistill.lab.pairs import sentences
 from radistill.lab.world import WorldSettings, world_of
-from radistill.ledger_care import export, looked_through
+from radistill.ledger_care import looked_through
+from radistill.ledger_export import export
 from radistill.runs import versions
 
 ECHO_SECONDS = 5.0

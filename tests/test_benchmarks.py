@@ -1,18 +1,39 @@
 """Every script in benchmarks/ runs in its quick form and writes its ratios."""
 
+import importlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+
+from radistill import losses
+from radistill.chat import ChatSettings, load_chat
+from radistill.lab import POCKET
+from radistill.packing import Row
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("[a-z]*.py"))
 
 
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    return importlib.import_module("train")
+
+
+@pytest.fixture
+def train_records(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    return importlib.import_module("_train_records")
+
+
 def test_there_is_something_to_run() -> None:
     stems = [script.stem for script in SCRIPTS]
-    assert stems == ["agreement", "compare_worlds", "generate", "kill", "lab_radis", "ledger"]
+    assert stems == ["agreement", "compare_worlds", "generate", "kill", "lab_radis", "ledger", "train"]
 
 
 @pytest.mark.slow
@@ -95,3 +116,61 @@ def test_runs_are_killed_and_compared_and_not_killed_again_when_that_was_done(tm
         assert (found["runs"], found["whole"], found["lost"], found["doubled"]) == (1, 1, 0, 0)
         assert found["kills"] + found["kills_that_came_too_late"] > 0
     assert said == [1, 0]
+
+
+def test_records_to_train_on_have_the_same_trained_ids_for_ours_and_for_the_rivals(train_records: ModuleType) -> None:
+    chat = load_chat(POCKET, ChatSettings())
+    records = train_records.records_of(chat, train_records.lab_pairs(400), 60)
+    lengths = [len(record.token_ids) for record in records]
+    assert min(lengths) < 60
+    assert max(lengths) > 300
+    for record in records:
+        labels = train_records.trained_ids(record)
+        trained = [n for n, label in enumerate(labels) if label != train_records.IGNORED]
+        assert trained == np.flatnonzero(Row.of(record).weights_T).tolist()
+        assert all(labels[n] == record.token_ids[n] for n in trained)
+        live = Row.of(train_records.labelled(record, "live"))
+        assert (live.labels_T == losses.LIVE).any() == any(s.origin == "rationale" for s in record.segments)
+    assert records == train_records.records_of(chat, train_records.lab_pairs(400), 60)
+
+
+def test_pairs_of_a_corpus_are_found_in_both_directions(tmp_path: Path, train_records: ModuleType) -> None:
+    (tmp_path / "deen").mkdir()
+    (tmp_path / "deen" / "train.de-en.de").write_text("eins\nzwei\n\n", encoding="utf-8")
+    (tmp_path / "deen" / "train.de-en.en").write_text("one\ntwo\n\n", encoding="utf-8")
+    first, second = train_records.corpus_pairs(tmp_path)
+    assert (first.source_language, first.source, first.target) == ("German", "eins", "one")
+    assert (second.target_language, second.source, second.target) == ("German", "two", "zwei")
+    with pytest.raises(FileNotFoundError, match=r"train\.XX-en\.en"):
+        train_records.corpus_pairs(tmp_path / "deen" / "nothing")
+
+
+def test_other_tokens_or_another_loss_make_a_comparison_of_trainings_void(train: ModuleType) -> None:
+    told = {"size": "pocket", "tokens": 100, "tokens_trained": 60, "loss_before": 5.0}
+    ours = {"loss": 3.0, "tokens": 100, "tokens_trained": 60}
+    said = partial(train.differences, told=told)
+    assert said({"radistill": ours, "bare": {**ours, "loss": 3.01}}) == []
+    assert "bare has the loss" in said({"radistill": ours, "bare": {**ours, "loss": 3.2}})[0]
+    assert said({"radistill": ours, "trl_packing": {**ours, "loss": 3.1, "tokens": None}}) == []
+    assert "bare has 59 tokens_trained" in said({"radistill": ours, "bare": {**ours, "tokens_trained": 59}})[0]
+    assert "learned nothing" in said({"radistill": {**ours, "loss": 5.0}})[0]
+    assert "stored has the loss" in said({"live": ours, "stored": {**ours, "loss": 3.2}})[0]
+
+
+@pytest.mark.slow
+def test_trainings_are_measured_in_turn_and_a_single_ratio_keeps_the_others(tmp_path: Path) -> None:
+    script = next(script for script in SCRIPTS if script.stem == "train")
+    file = tmp_path / "ratios.json"
+    for only in ("vs_bare", "soft_stored"):
+        command = [sys.executable, str(script), "--steps", "4", "--repeats", "1", "--only", only, "--json", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert (
+        {name for name, ratio in written["ratios"].items() if ratio} == {"vs_bare", "soft_stored"} == set(written["on"])
+    )
+    assert set(written["ratios"]) == {
+        "vs_trl_default", "vs_trl_best", "vs_bare", "memory_vs_trl", "soft_live", "soft_stored",
+    }  # fmt: skip
+    assert written["found"]["radistill"]["loss"] == pytest.approx(written["found"]["bare"]["loss"], rel=0.01)
+    assert "--axolotl" in written["not_measured"]["axolotl"]
