@@ -138,6 +138,7 @@ def test_many_windows_go_into_one_run_whose_groups_are_those_of_each(
     speaker: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of Ray Data begins with loading the model; and the batches of a window must not hang on the others."""
+    monkeypatch.setattr("radistill.backends.ray.WINDOWS", 16)
     runs: list[list[frozenset[str]]] = []
     plain = fails_first(0, giving=0)
 
