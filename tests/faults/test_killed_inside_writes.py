@@ -21,7 +21,8 @@ import ctypes, json, os, sys
 from pathlib import Path
 from radistill import models, pipeline
 from radistill.config import config_from
-from radistill.ledger_care import export, looked_through
+from radistill.ledger_care import looked_through
+from radistill.ledger_export import export
 from radistill.speaker import untouched
 
 config, log = config_from(json.loads(sys.argv[1])), Path(os.environ["DIE_LOG"])
