@@ -100,3 +100,34 @@ def test_sums_by_origin_are_unweighted_and_count_only_trained_tokens() -> None:
     assert counts[REFERENCE].item() == 1
     assert sums[RATIONALE].item() == 12.0
     assert counts[RATIONALE].item() == 3
+
+
+def plain_stored(logits: torch.Tensor, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The formula, for autograd to differentiate."""
+    log_q = logits.log_softmax(-1)
+    p, log_qk = values.to(log_q).exp(), log_q.gather(1, ids)
+    rest_p = (1 - p.sum(-1)).clamp(min=0)
+    top = (p * (values.to(log_q) - log_qk)).sum(-1)
+    if ids.shape[1] == logits.shape[1]:
+        return top
+    rest_q = log_q.scatter(1, ids, float("-inf")).logsumexp(-1)
+    return top + torch.xlogy(rest_p, rest_p) - rest_p * rest_q
+
+
+@pytest.mark.parametrize(("k", "sharp"), [(1, 1.0), (5, 1.0), (5, 12.0), (39, 1.0), (40, 1.0)])
+def test_the_gradients_of_soft_labels_are_those_of_their_formulas(k: int, sharp: float) -> None:
+    rng = torch.Generator().manual_seed(3)
+    logits = (sharp * torch.randn(7, 40, generator=rng, dtype=torch.float64)).requires_grad_()
+    reference = sharp * torch.randn(7, 40, generator=rng, dtype=torch.float64)
+    values, ids = reference.log_softmax(-1).topk(k, dim=-1)
+    values = values + 1e-3  # rounded when it was stored, so that they may come to more than 1
+    weights = torch.rand(7, generator=rng, dtype=torch.float64)
+    ours = losses.stored_nll(logits, ids, values)
+    theirs = plain_stored(logits, ids, values)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    (mine,) = torch.autograd.grad((weights * ours).sum(), logits)
+    (expected,) = torch.autograd.grad((weights * theirs).sum(), logits)
+    assert (mine - expected).abs().max() < 1e-12
+    full = losses.soft_nll(logits, reference)
+    (mine,) = torch.autograd.grad((weights * full).sum(), logits)
+    assert (mine - weights.unsqueeze(1) * (logits.softmax(-1) - reference.softmax(-1))).abs().max() < 1e-12

@@ -13,7 +13,7 @@ are arguments here. Shapes: N trained tokens, V vocabulary, P pools.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,12 @@ def token_nll(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
 
 
 def soft_nll(logits_MV: torch.Tensor, reference_MV: torch.Tensor) -> torch.Tensor:
-    """KL(untouched || model) of each token in nats, shape (M,): the forward KL from both models' logits."""
-    log_q, log_p = (torch.log_softmax(_float(x), dim=-1) for x in (logits_MV, reference_MV))
-    return _kl_terms(log_p, log_q).sum(dim=-1)
+    """KL(untouched || model) of each token in nats, shape (M,): the forward KL from both models' logits.
+
+    Gradients flow to the model alone.
+    """
+    found: torch.Tensor = _Live.apply(_float(logits_MV), _float(reference_MV))  # type: ignore[no-untyped-call]
+    return found
 
 
 def divergence(logits_MV: torch.Tensor, teacher_MV: torch.Tensor, kind: Divergence, alpha: float = 0.5) -> torch.Tensor:
@@ -73,17 +76,53 @@ def stored_nll(logits_SV: torch.Tensor, top_ids_SK: torch.Tensor, top_values_SK:
         top_ids_SK: the tokens.
         top_values_SK: their log-probabilities at temperature 1, of the whole vocabulary.
     """
-    log_q = torch.log_softmax(_float(logits_SV), dim=-1)
-    log_qk, log_pk = log_q.gather(1, top_ids_SK.long()), top_values_SK.to(log_q)
-    p = log_pk.exp()
-    top = _kl_terms(log_pk, log_qk).sum(dim=-1)
-    rest_p = (1 - p.sum(dim=-1)).clamp(min=0)
-    if top_ids_SK.shape[1] == logits_SV.shape[1]:
-        return top
-    # What is left of q, summed rather than subtracted from 1, which would leave nothing where q is sure.
-    others = log_q.scatter(1, top_ids_SK.long(), float("-inf"))
-    rest = torch.xlogy(rest_p, rest_p) - rest_p * torch.logsumexp(others, dim=-1)
-    return top + rest
+    read = _float(logits_SV), top_ids_SK.long(), top_values_SK
+    found: torch.Tensor = _Stored.apply(*read)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Live(torch.autograd.Function):
+    """The gradient of KL(p || q) by the logits of q is q - p: no more than one more block of V is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_MV: torch.Tensor, reference_MV: torch.Tensor) -> torch.Tensor:
+        log_p, log_q = torch.log_softmax(reference_MV, dim=-1), torch.log_softmax(logits_MV, dim=-1)
+        loss_M = _kl_terms(log_p, log_q).sum(dim=-1)
+        ctx.save_for_backward(log_q.exp_().sub_(log_p.exp_()))
+        return loss_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: torch.Tensor) -> Any:
+        (grad_MV,) = ctx.saved_tensors
+        return grad_MV * grad_M.unsqueeze(1), None
+
+
+class _Stored(torch.autograd.Function):
+    """With r the mass beside the K tokens, the gradient is q - p at each of those and q (1 - r_p / r_q) elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_SV: torch.Tensor, ids_SK: torch.Tensor, values_SK: torch.Tensor) -> torch.Tensor:
+        log_pk = values_SK.to(logits_SV)
+        log_qk = logits_SV.gather(1, ids_SK) - logits_SV.logsumexp(dim=-1, keepdim=True)
+        p_k = log_pk.exp()
+        mass_S = p_k.sum(dim=-1)
+        loss_S = _kl_terms(log_pk, log_qk).sum(dim=-1)
+        grad_SV = logits_SV.softmax(dim=-1)
+        q_k = grad_SV.gather(1, ids_SK)
+        if ids_SK.shape[1] < logits_SV.shape[1]:
+            # What is left of q, summed rather than subtracted from 1, which would leave nothing where q is sure.
+            r_q = grad_SV.scatter_(1, ids_SK, 0.0).sum(dim=-1).clamp(min=torch.finfo(logits_SV.dtype).tiny)
+            r_p = (1 - mass_S).clamp(min=0)
+            loss_S = loss_S + torch.xlogy(r_p, r_p) - r_p * r_q.log()
+            mass_S = mass_S + r_p  # 1, but for the rounding of what was stored
+            grad_SV.mul_((mass_S - r_p / r_q).unsqueeze(1))
+        ctx.save_for_backward(grad_SV.scatter_(1, ids_SK, mass_S.unsqueeze(1) * q_k - p_k))
+        return loss_S
+
+    @staticmethod
+    def backward(ctx: Any, grad_S: torch.Tensor) -> Any:
+        (grad_SV,) = ctx.saved_tensors
+        return grad_SV * grad_S.unsqueeze(1), None, None
 
 
 def totals(weights_N: torch.Tensor, pools_N: torch.Tensor) -> torch.Tensor:

@@ -29,9 +29,7 @@ BATCH = 32
 
 def divergence(logits_MV: torch.Tensor, reference_MV: torch.Tensor, direction: Direction) -> torch.Tensor:
     """KL(untouched || model), or reversed KL(model || untouched), of each token in nats: shape (M,)."""
-    if direction == "forward":
-        return losses.soft_nll(logits_MV, reference_MV)
-    return losses.soft_nll(reference_MV, logits_MV)
+    return losses.divergence(logits_MV, reference_MV, direction)
 
 
 def ranks() -> int:

@@ -27,7 +27,18 @@ from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
 from radistill.packing import Collator, Row
 from radistill.progress import Progress
-from radistill.training_parts import Beside, Penalty, Reference, Rollout, Step, Tokens, is_task, logits_at, token_losses
+from radistill.training_parts import (
+    Beside,
+    Penalty,
+    Reference,
+    Rollout,
+    Step,
+    Tokens,
+    by_label,
+    is_task,
+    logits_at,
+    token_losses,
+)
 
 EXACT = 1e-5
 """In nats: what is computed in equal shapes from equal numbers does not differ at all, but for a device's whims."""
@@ -174,6 +185,7 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """This micro-batch's share of the loss of the optimizer step, in nats."""
+        inputs = dict(by_label(inputs))
         total = num_items_in_batch
         if total is None:
             total = losses.totals(inputs["weights_N"], inputs["pools_N"])

@@ -247,16 +247,33 @@ def token_losses(
 
 
 def _labelled_losses(logits_NV: torch.Tensor, tokens: Tokens, reference_MV: torch.Tensor | None) -> torch.Tensor:
-    inputs = tokens.inputs
+    inputs, untouched, at_S = tokens.inputs, tokens.untouched, tokens.inputs["soft_at_S"]
+    at_L, reference_LV = at_S[:0], reference_MV
+    if untouched is not None and reference_MV is not None:
+        is_live_M = inputs["labels_N"][untouched.at_M] == losses.LIVE
+        at_L = untouched.at_M[is_live_M]
+        reference_LV = reference_MV if len(at_L) == len(reference_MV) else reference_MV[is_live_M]
+    # Most pieces hold tokens of one kind (`by_label`): for them nothing is copied, and nothing computed in vain.
+    if len(at_S) == len(logits_NV) > 0:
+        return losses.stored_nll(logits_NV, inputs["soft_ids_SK"], inputs["soft_values_SK"])
+    if len(at_L) == len(logits_NV) > 0 and reference_LV is not None:
+        return losses.soft_nll(logits_NV, reference_LV)
     loss_N = losses.token_nll(logits_NV, inputs["targets_N"])
-    if tokens.untouched is not None and reference_MV is not None:
-        is_live_M = inputs["labels_N"][tokens.untouched.at_M] == losses.LIVE
-        at_L = tokens.untouched.at_M[is_live_M]
-        if len(at_L):
-            soft = losses.soft_nll(logits_NV[at_L], reference_MV[is_live_M])
-            loss_N = loss_N.index_copy(0, at_L, soft.to(loss_N))
-    at_S = inputs["soft_at_S"]
+    if len(at_L) and reference_LV is not None:
+        loss_N = loss_N.index_copy(0, at_L, losses.soft_nll(logits_NV[at_L], reference_LV).to(loss_N))
     if len(at_S):
         soft = losses.stored_nll(logits_NV[at_S], inputs["soft_ids_SK"], inputs["soft_values_SK"])
         loss_N = loss_N.index_copy(0, at_S, soft.to(loss_N))
     return loss_N
+
+
+def by_label(inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The batch with its N tokens in the order of their kinds of labels; the sum over them is the same."""
+    labels_N = inputs["labels_N"]
+    if not len(labels_N) or not bool((labels_N != labels_N[0]).any()):
+        return inputs
+    order_N = labels_N.argsort(stable=True)
+    found = dict(inputs) | {name: inputs[name][order_N] for name in (*PER_TOKEN, "places_N")}
+    new_N = torch.empty_like(order_N)
+    new_N[order_N] = torch.arange(len(order_N), device=order_N.device)
+    return found | {name: new_N[inputs[name]] for name in ("soft_at_S", "teacher_at_M") if name in inputs}
