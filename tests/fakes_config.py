@@ -20,7 +20,7 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "pairs": (["en-de"], ["de-en"], ["de-en", "en-de"]),
     "template": ("alma", ["alma", "plain"], "{source} ({target_language})"),
     "lr_scheduler_type": ("linear", "constant"),
-    "optim": ("adamw_torch_fused", "adafactor"),
+    "optim": ("adamw_torch", "adafactor"),
     "target_modules": (["q_proj", "v_proj"], "q_proj"),
     "report_to": (["tensorboard"], "wandb"),
     "attn_implementation": ("eager", "sdpa"),

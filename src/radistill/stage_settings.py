@@ -90,7 +90,7 @@ class TrainSettings(Settings):
     """AdamW's."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"
     """transformers' name of an optimizer."""
     bf16: bool = True
     """bfloat16 arithmetic; trained weights stay in float32."""
