@@ -115,7 +115,7 @@ def trainings(raw_config: dict[str, Any], tmp_path: Path) -> Iterator[Trainings]
 
 
 def moments(calls: list[str]) -> list[str]:
-    """Every moment of every call, by what the call is of: of a file that is written by many calls not more than others."""
+    """A moment of each kind of call on each file: one that is written by many calls is not chosen more often."""
     of_file: dict[str, list[str]] = {}
     for number, call in enumerate(calls, 1):
         _, kind, path = call.split(" ", 2)
