@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from radistill import plugins
 from radistill.backends.base import Backend
@@ -108,10 +108,38 @@ class TrainSettings(Settings):
     """Steps between two checkpoints; Ctrl-C saves one too."""
     save_total_limit: int = Field(2, ge=1)
     """So many checkpoints are kept."""
+    eval_steps: int | None = Field(None, ge=1)
+    """After every so many optimizer steps, and after the last, the model in training answers validation items: those of
+    `data.validation`, and further ones of the tasks that bring their own. null = never."""
+    eval_items: int = Field(100, ge=2)
+    """So many validation items of each task that brings its own, or all that are left beside its tests."""
+    metric_for_best_model: Literal["skill", "retention", "both"] = "both"
+    """Score of an evaluation: new skill in points, 100 x retention, or the first and `exchange_rate` x the second."""
+    exchange_rate: float = Field(1.0, ge=0)
+    """So many points of the new skill are worth as much as one hundredth of retention."""
+    load_best_model_at_end: bool = False
+    """The result is the evaluated model of the highest score, not the last one."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without progress; null = never."""
+    early_stopping_on: Literal["frontier", "score"] = "frontier"
+    """What progress is. `frontier`: nothing before, nor the untouched model, is as good in both new skill and
+    retention; `score`: the score is the highest so far."""
     report_to: str | tuple[str, ...] = "none"
     """Trackers, passed on to transformers: tensorboard, wandb, mlflow, trackio …"""
     lora: LoraSettings | None = LoraSettings()
     """Adapters; null = full fine-tuning, with weights in float32."""
+
+    @model_validator(mode="after")
+    def _choosing_needs_evaluations(self) -> "TrainSettings":
+        wanted = {
+            "load_best_model_at_end": self.load_best_model_at_end,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+        }
+        if self.eval_steps is None and (named := [name for name, is_set in wanted.items() if is_set]):
+            raise ValueError(
+                f"{' and '.join(named)} need eval_steps: after how many steps the model is to be evaluated"
+            )
+        return self
 
 
 class ReportSettings(Settings):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radistill import cards, models, seeds
+from radistill import cards, models, seeds, validation
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
@@ -46,6 +46,10 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         settings["method"] = own  # what the other methods do stands in the records
     for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing"):
         del settings[name]  # none of them changes what is learned
+    for name in validation.SETTINGS:
+        del settings[name]
+    if judged := validation.settings(config):
+        settings["validation"] = judged
     if config.generate.refresh_every is not None:
         settings["refresh"] = _refreshing(config, speaker)
     source = config.method.finished_run()
@@ -82,6 +86,7 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
 
 def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
     parameters = list(trainer.model.parameters())
+    judge: Any = trainer.extras.judge
     return {
         "steps": recorder.step,
         "tokens_processed": trainer.tokens_processed,
@@ -90,6 +95,7 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
         "tokens_rolled_out": trainer.tokens_rolled_out,
         "tokens_prepared": getattr(trainer.extras.penalty, "tokens", 0),
         **(trainer.extras.refresh.facts if trainer.extras.refresh is not None else {}),
+        **({"tokens_validated": judge.tokens, "validation": judge.facts} if judge is not None else {}),
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
     }
@@ -114,10 +120,21 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
         trainer.continue_counts(done)
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"], before=True)
+        judge: Any = trainer.extras.judge
+        if judge is not None:
+            judge.go_on(read_jsonl(run.train_log) if checkpoint else ())
         with stopping_on_signals(recorder), models.without_bars(), _memory_is_a_message():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if recorder.stop_requested and recorder.step < steps:
+            if checkpoint and judge is not None and judge.should_stop:
+                trainer.restore(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    has_stopped = judge is not None and judge.should_stop
+    if recorder.stop_requested and recorder.step < steps and not has_stopped:
         raise KeyboardInterrupt
+    if config.train.load_best_model_at_end:
+        from radistill.judging import take_best
+
+        take_best(trainer, judge)
     return trainer, recorder
 
 
@@ -128,7 +145,8 @@ def _trainer(
     from transformers import PrinterCallback
 
     from radistill.packing import Collator
-    from radistill.trainer import SegmentTrainer, refuse_contaminated_packing
+    from radistill.packing_probe import refuse_contaminated_packing
+    from radistill.trainer import SegmentTrainer
     from radistill.training_setup import extras_of
 
     collate = Collator(pad_id=speaker.chat.end_id, packing=config.train.packing)
@@ -137,12 +155,19 @@ def _trainer(
         if config.train.packing:
             refuse_contaminated_packing(model, rows.rows, pad_id=speaker.chat.end_id)
         extras = extras_of(config, speaker, model, rows.rows, collate)
+        # No paths: equal trainings in two folders write the same.
+        name = digest(stage.settings, sorted(stage.inputs.values()))
         if config.generate.refresh_every is not None:
             from radistill.refresh import Refresh
 
-            # No paths: equal trainings in two folders write the same.
-            name = digest(stage.settings, sorted(stage.inputs.values()))
             extras.refresh = Refresh.of(config, speaker, model, rows, training=name)
+        callbacks: list[Any] = [recorder]
+        if config.train.eval_steps is not None:
+            from radistill.judging import Choosing, Judge
+
+            extras.judge = judge = Judge.of(config, speaker, model, training=name)
+            keeps = config.train.load_best_model_at_end
+            callbacks.append(Choosing(judge, every=config.train.eval_steps, keeps_best=keeps))
     trainer = SegmentTrainer(
         weighting=config.train.weighting,
         extras=extras,
@@ -150,7 +175,7 @@ def _trainer(
         args=arguments(config, stage.run, steps),
         train_dataset=rows,
         data_collator=collate,
-        callbacks=[recorder],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
     return trainer

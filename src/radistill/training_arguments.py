@@ -4,7 +4,7 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
-from radistill import models, seeds
+from radistill import models, seeds, validation
 from radistill.config import RunConfig
 from radistill.errors import ConfigError
 from radistill.methods._composed import flag, has, parts_of, title_of
@@ -57,6 +57,10 @@ def arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
             disable_tqdm=True,
             logging_nan_inf_filter=False,
             label_names=[],
+            # So that the best checkpoint outlives `save_total_limit`; `judging.py` evaluates and chooses.
+            **(
+                {"metric_for_best_model": "score", "greater_is_better": True} if settings.load_best_model_at_end else {}
+            ),
         )
     except ValueError as error:
         raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
@@ -76,6 +80,8 @@ def refuse_unusable_settings(config: RunConfig) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
     refuse_unusable_writing(config)
+    if config.train.eval_steps is not None:
+        validation.usable_items(config)
     arguments(config, RunFolder(Path(config.output_dir)), 1)
     wanted = config.train.report_to
     installed = get_available_reporting_integrations()
