@@ -29,6 +29,7 @@ ARRIVE_ELSEWHERE = {
     "train.save_steps": "how often it is saved",
     "train.save_total_limit": "how many checkpoints are kept",
     "train.gradient_checkpointing": "memory against time",
+    "train.activation_offload": "memory against time",
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from radistill import data, files, held_out, judging, models, pipeline, tables, validation
+from radistill.check import check
 from radistill.choosing import Point
 from radistill.config import RunConfig, config_from
 from radistill.errors import ConfigError, RunFolderError
@@ -144,6 +145,16 @@ def test_what_the_score_needs_and_is_not_there_is_said_before_anything_is_genera
     with pytest.raises(ConfigError, match=message):
         pipeline.run(config)
     assert not folder_of(config).stages()
+
+
+def test_check_says_what_a_training_would_be_judged_by(judged: dict[str, Any]) -> None:
+    config = config_from(judged)
+    items = validation.items_of(config)
+    found = check(config)
+    assert found.facts["validation"] == {"translation": len(items.all[0][1])}
+    assert f"{items.left_out} validation items are left out: they are trained or tested on" in found.notes
+    del judged["train"]["eval_steps"]
+    assert "data.validation is not used, because train.eval_steps is not set" in check(config_from(judged)).notes
 
 
 def test_several_processes_are_refused(judged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,7 @@ class Judge:
             speaker.weights,
             training=training,
             autocast=settings.bf16 and settings.lora is None,
+            quantization=settings.quantization,
         )
         choice = Choice(
             metric=settings.metric_for_best_model,

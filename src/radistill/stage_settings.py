@@ -59,6 +59,14 @@ class LoraSettings(Settings):
     """Dropout on the adapter's input."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """`all-linear` (all but the output head) or names of modules."""
+    use_dora: bool = False
+    """Weights are split into magnitude and direction, which are trained apart (DoRA, Liu et al. 2024, arXiv
+    2402.09353)."""
+    use_rslora: bool = False
+    """The update is scaled by alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732)."""
+    loraplus_lr_ratio: float | None = Field(None, gt=0)
+    """So many times `learning_rate` for the second factor of each update, which starts at zero (LoRA+, Hayou et al.
+    2024, arXiv 2402.12354, which finds 16 good); null = the same for both."""
 
 
 class TrainSettings(Settings):
@@ -93,13 +101,26 @@ class TrainSettings(Settings):
     optim: str = "adamw_torch"
     """transformers' name of an optimizer."""
     bf16: bool = True
-    """bfloat16 arithmetic; trained weights stay in float32."""
+    """bfloat16 arithmetic; trained weights stay in float32, frozen ones are bfloat16."""
+    quantization: Literal["nf4"] | None = None
+    """The frozen weights under an adapter in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314) by bitsandbytes,
+    twice quantised; computed with in bfloat16 or, without `bf16`, in float32. null = as they are."""
     gradient_checkpointing: bool = False
     """Less memory for about a third more time."""
     packing: bool = True
     """Put several short records into one row, with attention kept apart; changes speed, not the loss."""
-    attn_implementation: Literal["sdpa", "eager"] | None = None
-    """Attention kernel; packing is proven for these two. null = sdpa."""
+    attn_implementation: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = (
+        None
+    )
+    """Attention kernel; null = sdpa. All but the first two need a GPU; `flash_attention_*` need packages of their own,
+    and read a packed batch as one row. Before the first step each is asked whether it keeps packed records apart."""
+    torch_compile: bool = False
+    """Compile the layers with `torch.compile` (inductor); worth its minute of warm-up in long trainings on a GPU."""
+    use_liger_kernel: bool = False
+    """Liger's fused norms, rotations and activations (GPU; `pip install liger-kernel`); the loss is radistill's own."""
+    activation_offload: bool = False
+    """What the backward pass needs waits in the memory of the CPU: for long records, where `gradient_checkpointing`
+    does not suffice; slower."""
     max_length: int | None = Field(None, ge=8)
     """Longer records are dropped and counted, never cut; null = the model's context."""
     logging_steps: int = Field(10, ge=1)

@@ -26,6 +26,7 @@ from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
 from radistill.packing import Row
 from radistill.progress import Progress
+from radistill.training_model import offloading, optimizer_of
 from radistill.training_parts import Beside, Penalty, Reference, Rollout, Step, Tokens, is_task, token_losses
 
 
@@ -119,10 +120,21 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss is `losses.combine`; see `packing.Collator` for the batch."""
 
     control: TrainerControl
+    optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *, weighting: Weighting, extras: Extras | None = None, **trainer: Any) -> None:
+    def __init__(
+        self,
+        *,
+        weighting: Weighting,
+        extras: Extras | None = None,
+        loraplus_lr_ratio: float | None = None,
+        offloads: bool = False,
+        **trainer: Any,
+    ) -> None:
         super().__init__(**trainer)
         self.weighting = weighting
+        self.loraplus_lr_ratio = loraplus_lr_ratio
+        self.offloads = offloads
         self.extras = extras or Extras()
         # `compute_loss` divides by the totals of the whole window, so the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
@@ -145,6 +157,13 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
     def tokens_reference(self) -> int:
         """Tokens the untouched model has read, on all ranks."""
         return self.extras.reference.tokens * self.args.world_size if self.extras.reference is not None else 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's own, or LoRA+'s."""
+        if self.optimizer is None and self.loraplus_lr_ratio is not None:
+            self.optimizer = optimizer_of(self, self.loraplus_lr_ratio)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
 
     def restore(self, checkpoint: Path) -> None:
         """Weights and state of a checkpoint, to which no step is to be added."""
@@ -192,7 +211,8 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         if total is None:
             total = losses.totals(inputs["weights_N"], inputs["pools_N"])
         share = _Share(self, model, self.extras.tokens(inputs), total)
-        loss, nll_N = loss_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"], share)
+        with offloading(self.offloads):
+            loss, nll_N = loss_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"], share)
         self._count(nll_N, inputs)
         if self.extras.penalty is not None and not self.extras.penalises_tokens:
             loss = loss + share.penalty(inputs)
