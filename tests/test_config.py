@@ -105,7 +105,7 @@ LIST_OF_TASKS = "`evaluate` must be a list of tasks: write [translation], or `- 
 MISTAKES = {
     "lerning_rate": ("train: {lerning_rate: 1}", "`train.lerning_rate` is no key of this section. Did you mean 'l"),
     "capital": ("Train: {}", "`Train` is no key of this section. Did you mean 'train'?"),
-    "lora.rank": ("train: {lora: {rank: 8}}", "`train.lora.rank` is no key of this section. Known: alpha, dropout, r"),
+    "lora.rank": ("train: {lora: {rank: 8}}", "`train.lora.rank` is no key of this section. Known: alpha, dropout, l"),
     "raddis": ("method: raddis", "`method.name` unknown method 'raddis'; known: "),
     "a method's key": ("method: {name: radis, seperator: x}", "`method.seperator` is no key of this section. Did you "),
     "no name": ("method: {rationale_weight: 1}", f"`method` {NEEDS}; known: "),

@@ -1,5 +1,6 @@
 """Adapters of every kind: what can be added to the weights is, tied weights included; all else is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from radistill import merge_check, merge_weights, models
 from radistill.errors import SharingError
 from radistill.merge import merge
+from radistill.stage_settings import LoraSettings
 from test_merge import answers, logits, plain, with_peft
 
 
@@ -71,6 +73,29 @@ def test_merged_is_unmerged_whatever_is_adapted(
     assert not torch.allclose(logits(merged), logits(plain(folder)), atol=0.05)
     assert merged.config.tie_word_embeddings is stays_tied
     assert (merged.lm_head.weight is merged.model.embed_tokens.weight) is stays_tied
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"use_rslora": True}, {"use_dora": True, "use_rslora": True}])
+def test_what_the_run_file_asks_for_is_merged_as_it_is_unmerged(
+    folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """By our own settings, and so by what PEFT makes of them; all linear layers."""
+    import torch
+
+    adapted = models.adapt(plain(folder), LoraSettings(r=4, alpha=2, **settings), base_name=str(folder), seed=0)
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in adapted.parameters():
+            if weights.requires_grad:
+                weights.add_(torch.randn(weights.shape, generator=drawn), alpha=0.3)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert {name: stored[name] for name in settings} == settings
+    done = merge(str(tmp_path / "adapter"), output=tmp_path / "out")
+    merged = plain(done.folder)
+    torch.testing.assert_close(logits(merged), logits(with_peft(tmp_path / "adapter")), atol=2e-5, rtol=1e-5)
+    assert not torch.allclose(logits(merged), logits(plain(folder)), atol=0.05)
+    assert merged.config.tie_word_embeddings
 
 
 def test_a_kind_that_is_no_part_of_the_weights_is_refused(folder: Path, tmp_path: Path) -> None:

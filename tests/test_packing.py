@@ -11,8 +11,8 @@ from radistill import losses, models
 from radistill.errors import ModelError
 from radistill.losses import ORIGINS
 from radistill.packing import Collator, Row, pack
+from radistill.packing_probe import refuse_contaminated_packing
 from radistill.records import Segment, TrainingRecord
-from radistill.trainer import refuse_contaminated_packing
 from radistill.training_parts import logits_at
 
 

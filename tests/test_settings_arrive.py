@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from fakes_config import changes, leaves
-from radistill import data, pipeline, speaker
+from radistill import data, pipeline, speaker, validation
 from radistill.config import RunConfig, as_dict, config_from
 from radistill.data import DataSettings, Loaded, Part
 from radistill.errors import DataError
 from radistill.records import StageRecord
 from radistill.runs import RunFolder
+from tiny import sentences
 
 ARRIVE_ELSEWHERE = {
     "output_dir": "where the manifest itself lies",
@@ -28,6 +29,7 @@ ARRIVE_ELSEWHERE = {
     "train.save_steps": "how often it is saved",
     "train.save_total_limit": "how many checkpoints are kept",
     "train.gradient_checkpointing": "memory against time",
+    "train.activation_offload": "memory against time",
 }
 
 
@@ -75,9 +77,16 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[s
 
 
 @pytest.fixture
-def full(raw_config: dict[str, Any]) -> dict[str, Any]:
+def full(raw_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """A run in which no optional section is left out."""
     raw_config["train"]["lora"] = {"r": 2, "target_modules": ["q_proj"]}
+    raw_config["train"] |= {"eval_steps": 5, "metric_for_best_model": "skill"}
+    folder = tmp_path / "validation"
+    folder.mkdir()
+    rows = [{"translation": {"en": en, "de": de}} for en, de in dict.fromkeys(sentences(90, "validation"))]
+    for split in ("valid", "test"):
+        (folder / f"{split}.en-de.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    raw_config["data"]["validation"] = {"path": str(folder), "pairs": ["en-de"]}
     return raw_config
 
 
@@ -89,12 +98,14 @@ def test_every_setting_arrives_in_a_stage(
     config = config_from(full)
     before = settings_of(config)
     shutil.copytree(full["data"]["train"]["path"], tmp_path / "elsewhere")
+    shutil.copytree(full["data"]["validation"]["path"], tmp_path / "others")
     shutil.copytree(full["model"], tmp_path / "finer")
     (tmp_path / "finer" / "config.json").open("a").write("\n")
     moved = {
         "model": tmp_path / "finer",
         "data.train.path": tmp_path / "elsewhere",
         "data.test.path": tmp_path / "elsewhere",
+        "data.validation.path": tmp_path / "others",
         "generate.teacher": tmp_path / "finer",
     }
     lost: list[str] = []
@@ -122,7 +133,8 @@ def with_path(raw: dict[str, Any], name: str, value: str) -> dict[str, Any]:
 def can_be_read(config: RunConfig) -> bool:
     """Whether the data are there as the changed config says."""
     try:
-        return bool(data.load(config.data, "train", seed=0) and data.load(config.data, "test", seed=0))
+        loaded = data.load(config.data, "train", seed=0) and data.load(config.data, "test", seed=0)
+        return bool(loaded) and (config.train.eval_steps is None or bool(validation.items_of(config).all))
     except DataError:
         return False
 

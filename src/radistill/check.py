@@ -1,5 +1,6 @@
 """Everything that can be found without loading weights, all problems at once."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from radistill import contamination, data, held_out, models, seeds
+from radistill import contamination, data, held_out, models, seeds, validation
 from radistill.chat import RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
@@ -70,6 +71,7 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
         with found.looking():
             found.facts["contamination"] = contamination.facts(config.data, train, test)
     tests = _tests(config, test, found)
+    _validation(config, found)
     shown("model and chat template")
     speaker = None
     with found.looking():
@@ -121,6 +123,19 @@ def _load(config: RunConfig, part: Part, found: Findings) -> Loaded | None:
             found.notes.append(f"{part}: {len(loaded.rejects)} rows are refused, for example " + "; ".join(first))
         return loaded
     return None
+
+
+def _validation(config: RunConfig, found: Findings) -> None:
+    """What a training would be judged by; `refuse_unusable_settings` says what is wrong with it."""
+    if config.train.eval_steps is None:
+        if config.data.validation is not None:
+            found.notes.append("data.validation is not used, because train.eval_steps is not set")
+        return
+    with contextlib.suppress(RadistillError):
+        items = validation.usable_items(config)
+        found.facts["validation"] = {task.title: len(examples) for task, examples in items.all}
+        if items.left_out:
+            found.notes.append(f"{items.left_out} validation items are left out: they are trained or tested on")
 
 
 def _template(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings) -> None:

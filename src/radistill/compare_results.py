@@ -163,7 +163,7 @@ def cost_of(run: RunFolder) -> Cost:
     stages = run.stages()
     train = stages["train"].facts
     asked = train.get("asked", stages["assemble"].facts.get("asked", {}))  # of the run whose weights were taken, or own
-    names = ("tokens_processed", "tokens_reference", "tokens_rolled_out", "tokens_prepared")
+    names = ("tokens_processed", "tokens_reference", "tokens_rolled_out", "tokens_prepared", "tokens_validated")
     return Cost(
         processed_tokens=float(sum(asked.values()) + sum(train.get(name, 0) for name in names)),
         trained_tokens=float(train.get("tokens_trained", 0)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from radistill import instructions
 from radistill.errors import DataError, did_you_mean
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _NEARLY = 0.85
 """Likeness to a known task from which on a label is taken for a slip; `transliteration` stays below it."""
-Part = Literal["train", "test"]
+Part = Literal["train", "test", "validation"]
 FormatName = Literal[
     "auto", "alma", "lines", "tsv", "source_target", "messages", "sharegpt", "alpaca", "prompt_completion"
 ]
@@ -42,7 +42,8 @@ class DataSource(Settings):
     format: FormatName = "auto"
     """How the rows lie there; `auto` decides from the names and the first rows."""
     split: str = "train"
-    """Which files of a folder: those whose names start with it. `test` where the source is `data.test`."""
+    """Which files of a folder: those whose names start with it. `test` where the source is `data.test`,
+    `valid` where it is `data.validation`."""
     pairs: tuple[str, ...] | None = Field(None, min_length=1)
     """Directions of translation, as `[de-en, en-de]`; a direction without a file of its own is read backwards.
     null = those in the names of the files; a task whose `template` names no language needs none."""
@@ -70,6 +71,8 @@ class DataSettings(Settings):
     """Examples to learn from."""
     test: DataSource | None = None
     """Examples to test the new skill on."""
+    validation: DataSource | None = None
+    """Examples of the new skill by which a training is judged while it goes on (`train.eval_steps`)."""
     template: str | tuple[str, ...] | None = None
     """How parallel text is worded: names of built-in wordings (`alma`) or free text with `{source}`,
     `{source_language}`, `{target_language}`; of several, each example gets one by a seeded draw. Free text without
@@ -98,12 +101,12 @@ class DataSettings(Settings):
             )
         return task
 
-    @field_validator("test")
+    @field_validator("test", "validation")
     @classmethod
-    def _tests_are_in_the_test_split(cls, test: DataSource | None) -> DataSource | None:
-        if test is None or "split" in test.model_fields_set:
-            return test
-        return test.model_copy(update={"split": "test"})
+    def _tests_are_in_splits_of_their_own(cls, source: DataSource | None, info: ValidationInfo) -> DataSource | None:
+        if source is None or "split" in source.model_fields_set:
+            return source
+        return source.model_copy(update={"split": "test" if info.field_name == "test" else "valid"})
 
     def source(self, part: Part) -> DataSource:
         """The source of one part.
@@ -111,10 +114,11 @@ class DataSettings(Settings):
         Raises:
             DataError: there is none.
         """
-        source = self.train if part == "train" else self.test
+        source: DataSource | None = getattr(self, part)
         if source is None:
+            use = {"test": "test on", "validation": "judge the training by"}[part]
             raise DataError(
-                "data.test is not set. Name the examples to test on: data.test={path: DIR, pairs: [de-en]}."
+                f"data.{part} is not set. Name the examples to {use}: data.{part}={{path: DIR, pairs: [de-en]}}."
             )
         return source
 
@@ -184,9 +188,9 @@ def load(settings: DataSettings, part: Part, *, seed: int) -> Loaded:
 
     Args:
         settings: what to read.
-        part: `train` or `test`.
-        seed: of the run. Tests are drawn and worded by seed 0 whatever it is, so that runs of different seeds are
-            scored on the same items.
+        part: `train`, `test` or `validation`.
+        seed: of the run. All but training examples are drawn and worded by seed 0 whatever it is, so that runs of
+            different seeds are scored on the same items.
 
     Raises:
         DataError: a file is missing, empty, unaligned, not UTF-8 or in no known format, or the template is wrong.

@@ -40,7 +40,7 @@ def evaluate(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         "trained": dict(trained.outputs),
         "trained_on": dict(require(run, "generate").inputs),
         "seed": config.seed,
-        "data": config.data.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json", exclude={"validation"}),
         "backend": config.generate.backend.telling,
         "evaluate": [plugin_settings(task) for task in config.evaluate],
     }

@@ -86,7 +86,12 @@ def fingerprint(folder: Path) -> str:
 
 
 def load(
-    weights: Weights, *, dtype: str = "auto", attention: str | None = None, trust_remote_code: bool = False
+    weights: Weights,
+    *,
+    dtype: str = "auto",
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> Any:
     """The model on this machine's device (the first GPU, else the CPU), in evaluation mode.
 
@@ -95,12 +100,15 @@ def load(
         dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
         attention: transformers' `attn_implementation`; None = its choice.
         trust_remote_code: run code that came with the model.
+        quantization: `nf4`: linear layers but the head in 4 bits, by bitsandbytes, computed with in `dtype`.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    options = {"attn_implementation": attention} if attention else {}
+    options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    if quantization is not None:
+        options |= {"quantization_config": _four_bits(getattr(torch, dtype)), "device_map": {"": device()}}
     model: Any
     found: Any
     try:
@@ -125,7 +133,15 @@ def load(
         raise ModelError(f"{weights.name} lacks {len(found['missing_keys'])} of its tensors ({some}): fetch it again.")
     # The model's own defaults (repetition penalty, top_k …) must not leak into what the run's settings say.
     model.generation_config = GenerationConfig()
-    return model.to(device()).eval()
+    return model.eval() if quantization is not None else model.to(device()).eval()
+
+
+def _four_bits(dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 @contextmanager
@@ -228,12 +244,16 @@ def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int, re
     import torch
     from peft import LoraConfig, get_peft_model
 
-    targets = _targets(model, settings)
+    from radistill.targets import targets_of
+
+    targets = targets_of(model, settings)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
@@ -248,32 +268,6 @@ def adapt(model: Any, settings: "LoraSettings", *, base_name: str, seed: int, re
     # A set, whose order is another in each process: equal adapters would not have equal files, nor one identity.
     stored.target_modules = sorted(stored.target_modules)
     return adapted
-
-
-def _targets(model: Any, settings: "LoraSettings") -> str | list[str]:
-    """The target modules as PEFT takes them; it would leave out in silence what it does not find."""
-    import torch
-
-    if settings.target_modules == "all-linear":
-        return "all-linear"
-    wanted = settings.target_modules
-    targets = [wanted] if isinstance(wanted, str) else list(wanted)
-    modules = {name: module for name, module in model.named_modules() if name}
-    head = next((name for name, module in modules.items() if module is model.get_output_embeddings()), None)
-    linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear) and name != head]
-    known = sorted({name.rpartition(".")[2] for name in linear})
-    places = {target: [n for n in modules if n == target or n.endswith(f".{target}")] for target in targets}
-    unknown = tuple(target for target in targets if not places[target])
-    if unknown:
-        raise ModelError(
-            f"train.lora.target_modules: {unknown!r} is not in this model; it has {known}."
-            f"{did_you_mean(unknown[0], known)}"
-        )
-    if any(head in found for found in places.values()):
-        raise ModelError(
-            f"train.lora.target_modules: {head!r} is the output head, which is never adapted; there are {known}."
-        )
-    return targets
 
 
 def move_back(model: Any, start: Weights, share: float, *, is_adapter: bool) -> None:

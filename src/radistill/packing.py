@@ -18,6 +18,15 @@ from radistill.losses import LABELS, ORIGINS, STORED
 from radistill.records import TrainingRecord, pools
 
 
+def is_flash(attention: str | None) -> bool:
+    """Whether that kernel keeps packed records apart in one row only.
+
+    transformers takes their limits from the positions (`cu_seqlens`) if the batch has one row; with several it reads
+    every row as one record, silently.
+    """
+    return attention is not None and attention.startswith("flash_attention")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record ready for training; T ids, all arrays of that length."""
@@ -93,13 +102,21 @@ class Collator:
 
     pad_id: int
     packing: bool = True
+    one_row: bool = False
+    """Packed records stand in one row without padding, as FlashAttention's kernels for many lengths want them."""
+
+    def bins(self, lengths: Sequence[int], width: int) -> list[list[int]]:
+        """Which records stand in each row, in their order."""
+        if not self.packing:
+            return [[i] for i in range(len(lengths))]
+        return pack(lengths, sum(lengths) if self.one_row else width)
 
     def __call__(self, rows: Sequence[Row], *, width: int | None = None) -> dict[str, torch.Tensor]:
         """A batch of R rows of L ids with N trained tokens.
 
         Args:
             rows: the records.
-            width: L; None = the length of the longest record.
+            width: L; None = the length of the longest record. With `one_row` it is that of all of them.
 
         Returns:
             `input_ids` and `position_ids` (R, L); `places_N`: where in the flattened (R x L) hidden states each trained
@@ -109,7 +126,9 @@ class Collator:
         """
         lengths = [len(row) for row in rows]
         width = width or max(lengths)
-        bins = pack(lengths, width) if self.packing else [[i] for i in range(len(rows))]
+        bins = self.bins(lengths, width)
+        if self.one_row and self.packing:
+            width = sum(lengths)
         ids = np.full((len(bins), width), self.pad_id, dtype=np.int64)
         # Padding stands at position 0 each: to the mask it is a row of records of one id, apart from all others.
         positions = np.zeros((len(bins), width), dtype=np.int64)

@@ -160,10 +160,13 @@ def _adapted(module: nn.Module) -> Iterator[Adapted]:
         change = Adapted(module, adapter)
         a, b = change.factors
         built = (a.shape[1], b.shape[0]) if change.is_transposed else (b.shape[0], a.shape[1])
-        if a.dim() != 2 or b.dim() != 2 or built != change.weight.shape:
+        # DoRA scales the sum anew, so that the change is not the product.
+        is_dora = adapter in getattr(module, "lora_magnitude_vector", ())
+        if a.dim() != 2 or b.dim() != 2 or built != change.weight.shape or is_dora:
             raise ModelError(
                 f"how far an adapter of the kind {type(module).__name__} moves its layer is not known to this method. "
-                "Name only linear layers in train.lora.target_modules, or set train.lora=null."
+                "Name only linear layers in train.lora.target_modules, set train.lora.use_dora=false, leave out "
+                "train.quantization, or set train.lora=null."
             )
         assert not (bool(a.any()) and bool(b.any())), "an adapter must add nothing at the start"
         yield change

@@ -163,7 +163,8 @@ def _training(runs: Sequence[Run]) -> Iterable[Part]:
         (plots.shares("shares", bars, title="What the rows consist of, by origin of the tokens"),) if bars else ()
     )
     tables = (shares, report_tables.trained_on(runs)) if shares else (report_tables.trained_on(runs),)
-    said = tuple(f"{run.name}: {note}" for run in runs for note in run.summary.get("notes", ()))
+    told = [(run.name, [*run.summary.get("notes", ()), *report_words.chosen(run)]) for run in runs]
+    said = tuple(f"{name}: {note}" for name, notes in told for note in notes)
     yield Part(title="What was trained on", texts=said, drawings=drawings, tables=tables)
 
 

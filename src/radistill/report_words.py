@@ -52,6 +52,31 @@ def raw_scores(result: Result) -> str:
     )
 
 
+def chosen(run: Run) -> list[str]:
+    """By what a training was judged while it went on, and what followed."""
+    told = run.stages["train"].facts.get("validation") if "train" in run.stages else None
+    if not told or not told.get("best"):
+        return []
+    settings, best, n = run.stages["train"].settings.get("validation", {}), told["best"], len(told["evaluations"])
+    metric, rate = told["metric_for_best_model"], told["exchange_rate"]
+    by = f"new skill + {rate:g} x 100 x retention" if metric == "both" else metric
+    start = told["untouched"]
+    parts = [
+        f"{name} {number(best[key], digits)} (untouched {number(start[key], digits)})"
+        for name, key, digits in (("new skill", "skill", 1), ("retention", "retention", 3))
+        if best[key] is not None
+    ]
+    said = (
+        f"The training was evaluated {n} time{'' if n == 1 else 's'} on {count(sum(told['items'].values()))} "
+        "validation items, which are neither trained nor tested on; the best by "
+        f"{by} is that after step {count(best['step'])}: {listed(parts)}."
+    )
+    said += " It is the result." if settings.get("load_best_model_at_end") else " The result is the last one."
+    if told["stopped_early"]:
+        said += f" It was stopped early, after {settings.get('early_stopping_patience')} evaluations without progress."
+    return [said]
+
+
 def is_shown(c: scoring.Comparison) -> bool:
     """Whether the difference is more than chance: its interval excludes zero and so does the corrected test."""
     return c.p_holm < SURE and (c.low > 0 or c.high < 0)

@@ -18,7 +18,7 @@ from radistill.backends.transformers import Transformers, TransformersGenerator
 from radistill.chat import RowError
 from radistill.errors import ConfigError
 from radistill.losses import ORIGINS
-from radistill.packing import Collator, Row, pack
+from radistill.packing import Collator, Row
 from radistill.records import Example, Generation, Message, Request, Sampling, digest
 from radistill.training_parts import Start
 
@@ -166,7 +166,7 @@ class OnPolicy:
 def _places(collate: Collator, rows: Sequence[Row]) -> "Iterator[tuple[int, np.ndarray[Any, np.dtype[np.int64]]]]":
     """Each row's number, in the order of the batch, and which of the batch's N tokens are its own."""
     lengths = [len(row) for row in rows]
-    order = [i for members in pack(lengths, max(lengths)) for i in members] if collate.packing else range(len(rows))
+    order = [i for members in collate.bins(lengths, max(lengths)) for i in members]
     start = 0
     for i in order:
         stop = start + int((rows[i].weights_T > 0).sum())

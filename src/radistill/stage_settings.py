@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from radistill import plugins
 from radistill.backends.base import Backend
@@ -59,6 +59,14 @@ class LoraSettings(Settings):
     """Dropout on the adapter's input."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """`all-linear` (all but the output head) or names of modules."""
+    use_dora: bool = False
+    """Weights are split into magnitude and direction, which are trained apart (DoRA, Liu et al. 2024, arXiv
+    2402.09353)."""
+    use_rslora: bool = False
+    """The update is scaled by alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732)."""
+    loraplus_lr_ratio: float | None = Field(None, gt=0)
+    """So many times `learning_rate` for the second factor of each update, which starts at zero (LoRA+, Hayou et al.
+    2024, arXiv 2402.12354, which finds 16 good); null = the same for both."""
 
 
 class TrainSettings(Settings):
@@ -93,13 +101,26 @@ class TrainSettings(Settings):
     optim: str = "adamw_torch_fused"
     """transformers' name of an optimizer."""
     bf16: bool = True
-    """bfloat16 arithmetic; trained weights stay in float32."""
+    """bfloat16 arithmetic; trained weights stay in float32, frozen ones are bfloat16."""
+    quantization: Literal["nf4"] | None = None
+    """The frozen weights under an adapter in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314) by bitsandbytes,
+    twice quantised; computed with in bfloat16 or, without `bf16`, in float32. null = as they are."""
     gradient_checkpointing: bool = False
     """Less memory for about a third more time."""
     packing: bool = True
     """Put several short records into one row, with attention kept apart; changes speed, not the loss."""
-    attn_implementation: Literal["sdpa", "eager"] | None = None
-    """Attention kernel; packing is proven for these two. null = sdpa."""
+    attn_implementation: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = (
+        None
+    )
+    """Attention kernel; null = sdpa. All but the first two need a GPU; `flash_attention_*` need packages of their own,
+    and read a packed batch as one row. Before the first step each is asked whether it keeps packed records apart."""
+    torch_compile: bool = False
+    """Compile the layers with `torch.compile` (inductor); worth its minute of warm-up in long trainings on a GPU."""
+    use_liger_kernel: bool = False
+    """Liger's fused norms, rotations and activations (GPU; `pip install liger-kernel`); the loss is radistill's own."""
+    activation_offload: bool = False
+    """What the backward pass needs waits in the memory of the CPU: for long records, where `gradient_checkpointing`
+    does not suffice; slower."""
     max_length: int | None = Field(None, ge=8)
     """Longer records are dropped and counted, never cut; null = the model's context."""
     logging_steps: int = Field(10, ge=1)
@@ -108,10 +129,38 @@ class TrainSettings(Settings):
     """Steps between two checkpoints; Ctrl-C saves one too."""
     save_total_limit: int = Field(2, ge=1)
     """So many checkpoints are kept."""
+    eval_steps: int | None = Field(None, ge=1)
+    """After every so many optimizer steps, and after the last, the model in training answers validation items: those of
+    `data.validation`, and further ones of the tasks that bring their own. null = never."""
+    eval_items: int = Field(100, ge=2)
+    """So many validation items of each task that brings its own, or all that are left beside its tests."""
+    metric_for_best_model: Literal["skill", "retention", "both"] = "both"
+    """Score of an evaluation: new skill in points, 100 x retention, or the first and `exchange_rate` x the second."""
+    exchange_rate: float = Field(1.0, ge=0)
+    """So many points of the new skill are worth as much as one hundredth of retention."""
+    load_best_model_at_end: bool = False
+    """The result is the evaluated model of the highest score, not the last one."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without progress; null = never."""
+    early_stopping_on: Literal["frontier", "score"] = "frontier"
+    """What progress is. `frontier`: nothing before, nor the untouched model, is as good in both new skill and
+    retention; `score`: the score is the highest so far."""
     report_to: str | tuple[str, ...] = "none"
     """Trackers, passed on to transformers: tensorboard, wandb, mlflow, trackio …"""
     lora: LoraSettings | None = LoraSettings()
     """Adapters; null = full fine-tuning, with weights in float32."""
+
+    @model_validator(mode="after")
+    def _choosing_needs_evaluations(self) -> "TrainSettings":
+        wanted = {
+            "load_best_model_at_end": self.load_best_model_at_end,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+        }
+        if self.eval_steps is None and (named := [name for name, is_set in wanted.items() if is_set]):
+            raise ValueError(
+                f"{' and '.join(named)} need eval_steps: after how many steps the model is to be evaluated"
+            )
+        return self
 
 
 class ReportSettings(Settings):

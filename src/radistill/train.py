@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radistill import cards, models, seeds
+from radistill import cards, models, seeds, trackers, validation
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
 from radistill.finished import finished_run
-from radistill.lab import POCKET_NAME
 from radistill.methods._composed import has, parts_of
 from radistill.progress import progress
 from radistill.records import StageRecord, digest
@@ -22,6 +21,7 @@ from radistill.runs import RunFolder, Stage, before_work, begin, require, workin
 from radistill.speaker import Speaker, untouched
 from radistill.tables import read_jsonl, read_records, write_jsonl
 from radistill.training_arguments import arguments, refuse_unusable_writing
+from radistill.training_model import trained_model
 
 if TYPE_CHECKING:
     from radistill.trainer import Recorder, Rows, SegmentTrainer
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 HOOKS = ("token_weights", "penalty", "trains", "rollout", "share_of_end", "finished_run")
 """What a method may do in this stage."""
+OFF_AT_FIRST = ("quantization", "torch_compile", "use_liger_kernel")
+OFF_AT_FIRST_OF_LORA = ("use_dora", "use_rslora", "loraplus_lr_ratio")
+"""Settings that came into being later: a run without them is one of before."""
 
 
 def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -44,8 +47,16 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
     settings = {"model": speaker.weights.identity, "seed": config.seed, **config.train.model_dump(mode="json")}
     if own := [plugin_settings(part) for part in parts_of(config.method) if any(has(part, hook) for hook in HOOKS)]:
         settings["method"] = own  # what the other methods do stands in the records
-    for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing"):
+    for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing", "activation_offload"):
         del settings[name]  # none of them changes what is learned
+    for name in validation.SETTINGS:
+        del settings[name]
+    for section, names in ((settings, OFF_AT_FIRST), (settings["lora"] or {}, OFF_AT_FIRST_OF_LORA)):
+        for name in names:
+            if not section.get(name):
+                section.pop(name, None)
+    if judged := validation.settings(config):
+        settings["validation"] = judged
     if config.generate.refresh_every is not None:
         settings["refresh"] = _refreshing(config, speaker)
     source = config.method.finished_run()
@@ -59,7 +70,8 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
             tuned, facts = taken.load(), taken.facts
             write_jsonl(run.train_log, ())
         else:
-            trainer, recorder = _fit(config, run, speaker, stage)
+            with trackers.at_home(run):
+                trainer, recorder = _fit(config, run, speaker, stage)
             tuned, facts = trainer.accelerator.unwrap_model(trainer.model), _facts(trainer, recorder)
         is_adapter = taken.weights.adapter is not None if taken else config.train.lora is not None
         share = config.method.share_of_end()
@@ -82,6 +94,7 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
 
 def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
     parameters = list(trainer.model.parameters())
+    judge: Any = trainer.extras.judge
     return {
         "steps": recorder.step,
         "tokens_processed": trainer.tokens_processed,
@@ -90,6 +103,7 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
         "tokens_rolled_out": trainer.tokens_rolled_out,
         "tokens_prepared": getattr(trainer.extras.penalty, "tokens", 0),
         **(trainer.extras.refresh.facts if trainer.extras.refresh is not None else {}),
+        **({"tokens_validated": judge.tokens, "validation": judge.facts} if judge is not None else {}),
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
     }
@@ -114,10 +128,21 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
         trainer.continue_counts(done)
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"], before=True)
+        judge: Any = trainer.extras.judge
+        if judge is not None:
+            judge.go_on(read_jsonl(run.train_log) if checkpoint else ())
         with stopping_on_signals(recorder), models.without_bars(), _memory_is_a_message():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if recorder.stop_requested and recorder.step < steps:
+            if checkpoint and judge is not None and judge.should_stop:
+                trainer.restore(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    has_stopped = judge is not None and judge.should_stop
+    if recorder.stop_requested and recorder.step < steps and not has_stopped:
         raise KeyboardInterrupt
+    if config.train.load_best_model_at_end:
+        from radistill.judging import take_best
+
+        take_best(trainer, judge)
     return trainer, recorder
 
 
@@ -127,30 +152,45 @@ def _trainer(
     """The loop, with a fresh model and all that the run adds."""
     from transformers import PrinterCallback
 
-    from radistill.packing import Collator
-    from radistill.trainer import SegmentTrainer, refuse_contaminated_packing
+    from radistill.packing import Collator, is_flash
+    from radistill.packing_probe import refuse_contaminated_packing
+    from radistill.trainer import SegmentTrainer
     from radistill.training_setup import extras_of
 
-    collate = Collator(pad_id=speaker.chat.end_id, packing=config.train.packing)
+    collate = Collator(
+        pad_id=speaker.chat.end_id, packing=config.train.packing, one_row=is_flash(config.train.attn_implementation)
+    )
     with before_work(stage), _memory_is_a_message():
-        model = _model(config, speaker)
+        model = trained_model(config, speaker)
         if config.train.packing:
-            refuse_contaminated_packing(model, rows.rows, pad_id=speaker.chat.end_id)
+            halves = config.train.bf16 and config.train.lora is None and models.device() != "cpu"
+            refuse_contaminated_packing(
+                model, rows.rows, pad_id=collate.pad_id, one_row=collate.one_row, autocast=halves
+            )
         extras = extras_of(config, speaker, model, rows.rows, collate)
+        # No paths: equal trainings in two folders write the same.
+        name = digest(stage.settings, sorted(stage.inputs.values()))
         if config.generate.refresh_every is not None:
             from radistill.refresh import Refresh
 
-            # No paths: equal trainings in two folders write the same.
-            name = digest(stage.settings, sorted(stage.inputs.values()))
             extras.refresh = Refresh.of(config, speaker, model, rows, training=name)
+        callbacks: list[Any] = [recorder]
+        if config.train.eval_steps is not None:
+            from radistill.judging import Choosing, Judge
+
+            extras.judge = judge = Judge.of(config, speaker, model, training=name)
+            keeps = config.train.load_best_model_at_end
+            callbacks.append(Choosing(judge, every=config.train.eval_steps, keeps_best=keeps))
     trainer = SegmentTrainer(
         weighting=config.train.weighting,
         extras=extras,
+        loraplus_lr_ratio=config.train.lora.loraplus_lr_ratio if config.train.lora is not None else None,
+        offloads=config.train.activation_offload,
         model=model,
         args=arguments(config, stage.run, steps),
         train_dataset=rows,
         data_collator=collate,
-        callbacks=[recorder],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
     return trainer
@@ -174,28 +214,6 @@ def _memory_is_a_message() -> Iterator[None]:
             "or halve train.per_device_train_batch_size and double train.gradient_accumulation_steps (the loss stays "
             "the same), which begins the stage anew with --redo train."
         ) from error
-
-
-def _model(config: RunConfig, speaker: Speaker) -> Any:
-    """Frozen weights may be bf16; what is trained is float32, or small updates would be rounded away."""
-    settings = config.train
-    models.refuse_adapter(speaker.weights)
-    half = settings.bf16 and settings.lora is not None
-    model = models.load(
-        speaker.weights,
-        dtype="bfloat16" if half else "float32",
-        attention=settings.attn_implementation or "sdpa",
-        trust_remote_code=config.trust_remote_code,
-    )
-    if settings.lora is not None:
-        if settings.gradient_checkpointing:
-            model.enable_input_require_grads()
-        # PEFT must find the base by this name: a hub id, or the folder.
-        is_here = config.model == POCKET_NAME or Path(config.model).exists()
-        base_name = str(speaker.weights.folder.resolve()) if is_here else config.model
-        seed = seeds.number(config.seed, "lora") % (1 << 32)
-        model = models.adapt(model, settings.lora, base_name=base_name, revision=config.revision, seed=seed)
-    return model
 
 
 def _steps(config: RunConfig, rows: int) -> int:

@@ -15,18 +15,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from radistill import losses
-from radistill.errors import ModelError, RadistillError
+from radistill.errors import RadistillError
 from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
-from radistill.packing import Collator, Row
+from radistill.packing import Row
 from radistill.progress import Progress
+from radistill.training_model import offloading, optimizer_of
 from radistill.training_parts import (
     Beside,
     Penalty,
@@ -36,12 +36,8 @@ from radistill.training_parts import (
     Tokens,
     by_label,
     is_task,
-    logits_at,
     token_losses,
 )
-
-EXACT = 1e-5
-"""In nats: what is computed in equal shapes from equal numbers does not differ at all, but for a device's whims."""
 
 
 class Rows(Dataset[Row]):
@@ -68,6 +64,16 @@ class Refreshing(Protocol):
         """Called before the optimizer step after so many; may replace rows. Returns tokens read and written for it."""
 
 
+class Judging(Protocol):
+    """Evaluates the model in training."""
+
+    tokens: int
+    """So many were read and written for it."""
+
+    def __call__(self, model: Any, step: int) -> dict[str, float]:
+        """The model after so many steps; returns what is logged of it."""
+
+
 @dataclass
 class Extras:
     """What a run adds to the plain loss."""
@@ -77,6 +83,7 @@ class Extras:
     penalty: Penalty | None = None
     rollout: Rollout | None = None
     refresh: Refreshing | None = None
+    judge: Judging | None = None
     asks_about_task: bool = False
     """Whether the penalty needs the untouched model's logits on the tokens that teach the task."""
 
@@ -122,9 +129,22 @@ class Extras:
 class SegmentTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss is `losses.combine`; see `packing.Collator` for the batch."""
 
-    def __init__(self, *, weighting: Weighting, extras: Extras | None = None, **trainer: Any) -> None:
+    control: TrainerControl
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(
+        self,
+        *,
+        weighting: Weighting,
+        extras: Extras | None = None,
+        loraplus_lr_ratio: float | None = None,
+        offloads: bool = False,
+        **trainer: Any,
+    ) -> None:
         super().__init__(**trainer)
         self.weighting = weighting
+        self.loraplus_lr_ratio = loraplus_lr_ratio
+        self.offloads = offloads
         self.extras = extras or Extras()
         # `compute_loss` divides by the totals of the whole window, so the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
@@ -147,6 +167,18 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
     def tokens_reference(self) -> int:
         """Tokens the untouched model has read, on all ranks."""
         return self.extras.reference.tokens * self.args.world_size if self.extras.reference is not None else 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's own, or LoRA+'s."""
+        if self.optimizer is None and self.loraplus_lr_ratio is not None:
+            self.optimizer = optimizer_of(self, self.loraplus_lr_ratio)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
+
+    def restore(self, checkpoint: Path) -> None:
+        """Weights and state of a checkpoint, to which no step is to be added."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step; where rows change with the model, of the rows as they are now."""
@@ -190,12 +222,22 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         if total is None:
             total = losses.totals(inputs["weights_N"], inputs["pools_N"])
         share = _Share(self, model, self.extras.tokens(inputs), total)
-        loss, nll_N = loss_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"], share)
+        with offloading(self.offloads):
+            loss, nll_N = loss_at(model, inputs["input_ids"], inputs["position_ids"], inputs["places_N"], share)
         self._count(nll_N, inputs)
         if self.extras.penalty is not None and not self.extras.penalises_tokens:
             loss = loss + share.penalty(inputs)
         self._penalty += share.penalties
         return (loss, {"loss_N": nll_N}) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Judge the model as it is now; see `judging.py`."""
+        assert self.extras.judge is not None, "asked for by a callback that comes with it"
+        clock = time.monotonic()
+        metrics = self.extras.judge(self.model, self.state.global_step)
+        self.log({**metrics, "eval_runtime": round(time.monotonic() - clock, 3)})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean loss of each origin's trained tokens since the last line, and the tokens so far."""
@@ -211,10 +253,13 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
                 steps = max(1, self.state.global_step - self._logged_step)
                 logs["penalty"], self._logged_step = float(self._penalty) / steps, self.state.global_step
                 self._penalty = torch.zeros((), dtype=torch.float64)
+        if "loss" in logs or "eval_score" in logs:
             logs["tokens"] = self.tokens_processed
             logs["tokens_trained"] = self.tokens_trained
             logs["tokens_rolled_out"] = self.tokens_rolled_out
             logs["tokens_reference"] = self.tokens_reference
+            if self.extras.judge is not None:
+                logs["tokens_validated"] = self.extras.judge.tokens
         super().log(logs, start_time)
 
     def _count(self, nll_N: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
@@ -270,59 +315,6 @@ class _Share:
         return found
 
 
-def refuse_contaminated_packing(model: nn.Module, rows: Sequence[Row], *, pad_id: int) -> None:
-    """Ask the model that is to be trained whether it keeps packed records apart.
-
-    Not every architecture does (state-space models read through, ALiBi ignores the positions), and none that does not
-    says so. Two questions, each answered in the model's own precision: does the loss of a record change when the one
-    before it is replaced (in equal shapes, so that the answer is exact), and when it stands behind another instead of
-    alone (against the noise of another shape)?
-
-    Raises:
-        ModelError: it does.
-    """
-    half = max(map(len, rows)) // 2
-    ids = np.resize(np.concatenate([row.ids_T for row in rows[:64]]), 2 * half)
-    before, record = ids[:half], _probe(ids[half:])
-    if half < 3 or np.array_equal(before, before[::-1]):
-        return
-    width = 2 * half
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            pairs = [[_probe(first), record] for first in (before, before[::-1])]
-            behind, swapped = (_nll(model, Collator(pad_id)(pair, width=width)) for pair in pairs)
-            padded, alone = (_nll(model, Collator(pad_id)([record], width=size)) for size in (width, half))
-    finally:
-        model.train(was_training)
-    behind, swapped = behind[-len(alone) :], swapped[-len(alone) :]
-    read = (behind - swapped).abs().max().item()
-    moved, noise = (behind - padded).abs().mean().item(), (alone - padded).abs().mean().item()
-    wide = next(model.parameters()).dtype in (torch.float32, torch.float64)
-    if read > EXACT or moved > max(10 * noise, 1e-4 if wide else 0.05):
-        raise ModelError(
-            f"packed records do not stay apart in this model ({type(model).__name__}): the loss of a token changes by "
-            f"up to {max(read, moved):.2g} nats with what stands before its record. Set train.packing=false."
-        )
-
-
-def _probe(ids_T: Any) -> Row:
-    """A record of these ids that is trained on all of them."""
-    weights = np.ones(len(ids_T), dtype=np.float32)
-    weights[0] = 0.0
-    nothing = np.zeros(len(ids_T), dtype=np.int8)
-    return Row(np.ascontiguousarray(ids_T), weights, nothing, nothing, nothing)
-
-
-def _nll(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Loss of every trained token."""
-    device = next(model.parameters()).device
-    on = {name: tensor.to(device) for name, tensor in batch.items()}
-    logits_NV = logits_at(model, on["input_ids"], on["position_ids"], on["places_N"])
-    return losses.token_nll(logits_NV, on["targets_N"])
-
-
 class Recorder(TrainerCallback):  # type: ignore[misc]
     """Writes train_log.jsonl, shows progress, stops on request, and stops a loss that is no number."""
 
@@ -353,6 +345,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: TrainingArguments, state: TrainerState, _control: Any, **given: Any) -> None:
         """Append one line."""
         logs: dict[str, Any] = given["logs"]
+        if "eval_score" in logs:
+            self.clock += logs["eval_runtime"]  # it is no time of training
+            self._write({"step": state.global_step, **logs})
+            self.shown.advance(0, note=f"score {logs['eval_score']:.1f}")
+            return
         if "loss" not in logs or not state.is_world_process_zero:
             return
         now = time.monotonic()
@@ -365,9 +362,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
                 f"{logs.get('grad_norm')}). Lower train.learning_rate, or set train.bf16=false, and "
                 "begin the stage anew with --redo train."
             )
+        self._write(row)
+        self.shown.advance(0, note=f"loss {logs['loss']:.3f}")
+
+    def _write(self, row: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self.shown.advance(0, note=f"loss {logs['loss']:.3f}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
-from radistill import models, seeds
+from radistill import models, seeds, trackers, training_model, validation
 from radistill.config import RunConfig
 from radistill.errors import ConfigError
 from radistill.methods._composed import flag, has, parts_of, title_of
@@ -48,15 +48,23 @@ def arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
             seed=seeds.number(config.seed, "train") % (1 << 31),
             data_seed=seeds.number(config.seed, "order") % (1 << 31),
             **_checkpointing(settings),
+            use_liger_kernel=settings.use_liger_kernel,
+            # Without its loss: `head.py` calls the head itself.
+            liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False},
             save_strategy="steps",
             report_to=settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
             run_name=config.name,
+            **_trackers(),
             remove_unused_columns=False,
             dataloader_pin_memory=not on_cpu,
             use_cpu=on_cpu,
             disable_tqdm=True,
             logging_nan_inf_filter=False,
             label_names=[],
+            # So that the best checkpoint outlives `save_total_limit`; `judging.py` evaluates and chooses.
+            **(
+                {"metric_for_best_model": "score", "greater_is_better": True} if settings.load_best_model_at_end else {}
+            ),
         )
     except ValueError as error:
         raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
@@ -76,6 +84,9 @@ def refuse_unusable_settings(config: RunConfig) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
     refuse_unusable_writing(config)
+    if config.train.eval_steps is not None:
+        validation.usable_items(config)
+    training_model.refuse_unusable(config)
     arguments(config, RunFolder(Path(config.output_dir)), 1)
     wanted = config.train.report_to
     installed = get_available_reporting_integrations()
@@ -114,6 +125,14 @@ def refuse_unusable_writing(config: RunConfig) -> None:
     reasons = [reason for reason, is_so in wrong.items() if is_so]
     if reasons:
         raise ConfigError(f"generate.refresh_every cannot be used here: {'; '.join(reasons)}.")
+
+
+def _trackers() -> dict[str, Any]:
+    from transformers import TrainingArguments
+
+    # transformers got them within version 5; a static Space would be made on the hub.
+    wanted = {"project": trackers.PROJECT, "trackio_static_space_id": False}
+    return {name: value for name, value in wanted.items() if name in TrainingArguments.__dataclass_fields__}
 
 
 def _checkpointing(settings: TrainSettings) -> dict[str, Any]:

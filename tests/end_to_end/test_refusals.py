@@ -55,7 +55,7 @@ def test_what_a_message_says_to_set_can_be_set_in_the_same_folder(
     def leaking(*_: object, **__: object) -> None:
         raise ModelError("Set train.packing=false.")
 
-    monkeypatch.setattr("radistill.trainer.refuse_contaminated_packing", leaking)
+    monkeypatch.setattr("radistill.packing_probe.refuse_contaminated_packing", leaking)
     with pytest.raises(ModelError, match=r"train\.packing=false"):
         pipeline.run(config_from(raw_config))
     source = {**raw_config["data"]["train"], "split": "train", "limit": 10}

@@ -46,6 +46,13 @@ class Task(Settings, ABC):
         """The task's own test examples; None: those of `data.test`."""
         return None
 
+    def validation_examples(self, count: int) -> tuple[Example, ...]:
+        """So many examples of the task's own by which a training is judged, none of them among `examples`; or fewer.
+
+        Asked only of a task that has examples of its own. One that gives none takes no part in the judgement.
+        """
+        return ()
+
     @abstractmethod
     def sampling(self) -> Sampling:
         """How answers are decoded; the same for every system."""

@@ -72,10 +72,13 @@ class Lab(Task):
 
     def examples(self) -> tuple[Example, ...]:
         """The held-out questions."""
-        return tuple(
-            Example.of(plugins.name_of(self), (Message("user", item.prompt),), item.gold, _tags(item, self.ability))
-            for item in self._ability().test_items(self.items)
-        )
+        return tuple(map(self._example, self._ability().test_items(self.items)))
+
+    def validation_examples(self, count: int) -> tuple[Example, ...]:
+        """The held-out questions that come next, which are no tests; fewer where no more exist."""
+        tested = {item.key or item.prompt for item in self._ability().test_items(self.items)}
+        more = self._ability().test_items(self.items + count)
+        return tuple(self._example(item) for item in more if (item.key or item.prompt) not in tested)
 
     def sampling(self) -> Sampling:
         """Greedy."""
@@ -105,6 +108,9 @@ class Lab(Task):
     def reading(self) -> str:
         """Replies are cut at the first blank line."""
         return "blank-line"
+
+    def _example(self, item: "Item") -> Example:
+        return Example.of(plugins.name_of(self), (Message("user", item.prompt),), item.gold, _tags(item, self.ability))
 
     def _ability(self) -> "Ability":
         from radistill.lab.abilities import all_of
