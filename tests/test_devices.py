@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from radistill import devices, ranks, sharding
+from radistill.check import check
 from radistill.config import config_from
 from radistill.errors import ConfigError, MissingPackageError, RadistillError, RunFolderError
 from radistill.global_batch import real_rows
@@ -62,6 +63,11 @@ def test_a_launcher_decides_how_many_train(monkeypatch: pytest.MonkeyPatch) -> N
     assert not devices.launches(settings(devices=4))
     with pytest.raises(ConfigError, match=r"asks for 2, but a launcher started 4 .*train.devices=null"):
         devices.count(settings(devices=2))
+
+
+def test_check_counts_the_rows_of_all_devices(raw_config: dict[str, Any]) -> None:
+    raw_config["train"] |= {"max_steps": 5, "devices": 3}
+    assert check(config_from(raw_config)).facts["cost"]["training_rows"] == 5 * 4 * 3
 
 
 def test_tasks_of_slurm_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
