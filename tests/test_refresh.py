@@ -366,5 +366,6 @@ def test_several_processes_are_refused(
 ) -> None:
     config = prepared(raw_config, tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"several processes train \(WORLD_SIZE\).*use one"):
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match=r"2 processes train.*set train.devices=1"):
         pipeline.run(config, stages=("train",))

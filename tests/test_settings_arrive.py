@@ -30,6 +30,7 @@ ARRIVE_ELSEWHERE = {
     "train.save_total_limit": "how many checkpoints are kept",
     "train.gradient_checkpointing": "memory against time",
     "train.activation_offload": "memory against time",
+    "train.parallel": "what devices share; that there are more of them arrives as a larger batch",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from radistill import contamination, data, held_out, models, seeds, validation
+from radistill import contamination, data, devices, held_out, models, seeds, validation
 from radistill.chat import RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
@@ -244,6 +244,7 @@ def _cost(
     most_beside = sum(r.sampling.max_new_tokens * r.sampling.n for r in beside)
     most_written = round(len(requests) * share * new) + most_beside
     batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    batch *= devices.count(config.train)
     rows = (
         config.train.max_steps * batch if config.train.max_steps > 0 else round(total * config.train.num_train_epochs)
     )

@@ -49,6 +49,7 @@ CTRL_C = 130
 
 def main() -> None:
     """Entry point of the `radistill` command."""
+    from radistill import ranks
     from radistill.errors import RadistillError, disk_full_is_a_message
     from radistill.report_text import visible
 
@@ -60,7 +61,8 @@ def main() -> None:
             app()
     except RadistillError as error:
         # Templates and data files are quoted in messages, and may hold what a terminal obeys.
-        typer.echo(f"error: {visible(str(error))}", err=True)
+        if ranks.speaks():
+            typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != CTRL_C:

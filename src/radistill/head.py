@@ -85,14 +85,16 @@ def loss_at(
         trained = [p for p in head.parameters() if p.requires_grad]
 
         def of(states_CH: torch.Tensor, at: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            return share(after(head(states_CH)), at)
+            # Not the call of the module, whose hooks are those of the wrappers: they have gathered its weights already,
+            # and would take the gradient of a piece for the end of the backward pass.
+            return share(after(head.forward(states_CH)), at)
 
         if torch.is_grad_enabled():
             loss, nll_N = _Pieces.apply(hidden_NH, of, size, *trained)  # type: ignore[no-untyped-call]
         else:
             loss, nll_N = _summed([of(hidden_NH[at], at) for at in _slices(len(hidden_NH), size)], hidden_NH)
         found.append((loss, nll_N))
-        as_logits: torch.Tensor = loss.reshape(1, 1, 1)
+        as_logits: torch.Tensor = loss.reshape(1, 1, 1).clone()  # FSDP2 watches what it gives, but not a view
         return as_logits
 
     with _in_the_place_of(output_head(model), score):

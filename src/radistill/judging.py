@@ -2,7 +2,7 @@
 
 Answers are greedy and go into the ledger under a name that says which training, and after how many steps, as those of
 `refresh.py` do. A training that goes on from a checkpoint finds there what it answered, and what was measured before it
-in its log; so it chooses and stops where an undisturbed one does.
+in its log; so it chooses and stops where an undisturbed one does. Of several processes the first one asks and measures.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from radistill import scoring, stats
+from radistill import ranks, scoring, stats
 from radistill.ask import answers_to, ask
 from radistill.backends.transformers import Transformers
 from radistill.chat import RowError
@@ -142,7 +142,7 @@ class Judge:
     def __call__(self, model: Any, step: int) -> dict[str, float]:
         """Evaluate the model after so many steps: what is logged of it."""
         self.generator.model, self.generator.step = model, step
-        measured = self._measure(self._answers(TUNED))
+        measured = ranks.on_first(lambda: self._measure(self._answers(TUNED)))
         self.measured[step] = measured
         self.points.append(measured.point)
         self.tokens += measured.tokens
@@ -187,8 +187,7 @@ class Judge:
                         ),
                     )
                 )
-        self.base = self._answers(BASE)
-        measured = self._measure({})
+        measured = ranks.on_first(self._measure_untouched)
         if self.choice.metric != "skill" and measured.point.retention is None:
             raise ConfigError(
                 "train.metric_for_best_model: none of the abilities can be measured on the validation items, because "
@@ -197,6 +196,10 @@ class Judge:
             )
         self.measured[0] = measured
         self.tokens = measured.tokens
+
+    def _measure_untouched(self) -> Measured:
+        self.base = self._answers(BASE)
+        return self._measure({})
 
     def _answers(self, system: str) -> dict[str, list[Prediction]]:
         """What the model answers now, read by each task."""

@@ -1,10 +1,11 @@
 """One run: the five stages of one config, in order, each skipped if it was done before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from radistill import held_out, models
+from radistill import held_out, models, ranks
 from radistill.ask import Answered
 from radistill.assemble import assemble
 from radistill.config import RunConfig, as_yaml
@@ -80,6 +81,14 @@ def _begun(folder: RunFolder, name: str) -> bool:
     return record is not None and record.status == "started"
 
 
+@contextmanager
+def _lock(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder; of several processes the first holds it for all."""
+    with ExitStack() as held:
+        ranks.on_first(lambda: held.enter_context(folder.lock()))
+        yield
+
+
 def generate_share(config: RunConfig, share: Share) -> Answered:
     """A part of the first stage, by one of several processes; the run folder is not locked.
 
@@ -128,9 +137,16 @@ def run(
     if redo is not None and redo not in STAGES:
         known = ", ".join(STAGES)
         raise ConfigError(f"--redo {redo}: there is no such stage; known: {known}.{did_you_mean(redo, STAGES)}")
+    ranks.adopt_slurm()
+    if ranks.size() > 1 and stages != ("train",):
+        raise ConfigError(
+            f"a launcher started {ranks.size()} processes, and only the stage `train` is done by several at once. Run "
+            f"`radistill {'run' if len(stages) > 1 else stages[0]}` without it (train.devices: N starts the processes "
+            "by itself), or launch `radistill train` alone."
+        )
     folder = RunFolder(Path(config.output_dir))
     outcomes = []
-    with folder.lock():
+    with _lock(folder):
         _refuse_what_would_fail_late(config, folder, stages)
         for name in stages:
             again = redo is not None and STAGES.index(name) >= STAGES.index(redo)
@@ -145,7 +161,7 @@ def run(
             outcome = StageOutcome(name, record or folder.stages()[name], reused=record is None)
             # Only when a stage was really done: a later one may still refuse the config, and the folder's own must be
             # the one its results were made with.
-            if record is not None or not folder.config.exists():
+            if (record is not None or not folder.config.exists()) and ranks.is_first():
                 write_text(folder.config, as_yaml(config))
             done(outcome)
             outcomes.append(outcome)

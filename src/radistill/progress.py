@@ -30,6 +30,13 @@ def progress(title: str, total: int, *, unit: str = "rows") -> Iterator[Progress
         lines.show(last=True)
 
 
+class Silence:
+    """Progress that somebody else shows."""
+
+    def advance(self, rows: int, tokens: int = 0, note: str = "", *, before: bool = False) -> None:
+        """Nothing."""
+
+
 def rate(tokens: int, seconds: float) -> str:
     """`1,234 tokens/s`, or nothing when there is nothing to divide."""
     return f"{tokens / seconds:,.0f} tokens/s" if tokens and seconds > 0 else ""

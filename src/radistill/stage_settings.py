@@ -145,6 +145,12 @@ class TrainSettings(Settings):
     early_stopping_on: Literal["frontier", "score"] = "frontier"
     """What progress is. `frontier`: nothing before, nor the untouched model, is as good in both new skill and
     retention; `score`: the score is the highest so far."""
+    devices: int | None = Field(None, ge=1)
+    """So many processes train together, each on a GPU of its own; null = all visible GPUs, or 1 on a CPU. Each takes
+    `per_device_train_batch_size` records, so the batch grows with them."""
+    parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """What several devices share. `ddp`: the records alone; `zero2`: also gradients and optimizer; `fsdp2`, `zero3`:
+    also the weights. `zero2` and `zero3` need DeepSpeed. Equal results but for rounding."""
     report_to: str | tuple[str, ...] = "none"
     """Trackers, passed on to transformers: tensorboard, wandb, mlflow, trackio …"""
     lora: LoraSettings | None = LoraSettings()

@@ -5,17 +5,17 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radistill import cards, models, seeds, trackers, validation
+from radistill import cards, devices, models, ranks, seeds, trackers, validation
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
 from radistill.finished import finished_run
 from radistill.methods._composed import has, parts_of
-from radistill.progress import progress
+from radistill.progress import Silence, progress
 from radistill.records import StageRecord, digest
 from radistill.runs import RunFolder, Stage, before_work, begin, require, working
 from radistill.speaker import Speaker, untouched
@@ -44,7 +44,7 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
     require(run, "assemble")
     refuse_unusable_writing(config)
     speaker = untouched(config)
-    settings = {"model": speaker.weights.identity, "seed": config.seed, **config.train.model_dump(mode="json")}
+    settings = {"model": speaker.weights.identity, "seed": config.seed, **devices.learned(config.train)}
     if own := [plugin_settings(part) for part in parts_of(config.method) if any(has(part, hook) for hook in HOOKS)]:
         settings["method"] = own  # what the other methods do stands in the records
     for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing", "activation_offload"):
@@ -61,39 +61,66 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
         settings["refresh"] = _refreshing(config, speaker)
     source = config.method.finished_run()
     taken = finished_run(source, speaker) if source is not None else None
-    stage = begin(run, "train", settings, [run.records, *(taken.files if taken else ())], redo=redo)
+    inputs = [run.records, *(taken.files if taken else ())]
+    stage = ranks.on_first(lambda: begin(run, "train", settings, inputs, redo=redo))
     if stage is None:
         return None
-    with working(stage), writing_into(run.model):
-        _claim(run, stage)
+    with working(stage) if ranks.is_first() else nullcontext(), writing_into(run.model):
+        with before_work(stage) if ranks.is_first() else nullcontext():
+            devices.refuse_unusable_devices(config)
+        ranks.on_first(lambda: _claim(run, stage))
         if taken is not None:
-            tuned, facts = taken.load(), taken.facts
-            write_jsonl(run.train_log, ())
+            ranks.on_first(lambda: _keep(config, run, speaker, taken.load(), taken.weights.adapter is not None))
+            ranks.on_first(lambda: write_jsonl(run.train_log, ()))
+            stage.facts |= taken.facts
+        elif devices.launches(config.train):
+            from radistill.launch import train_together
+
+            stage.facts |= train_together(config, stage, devices.count(config.train))
         else:
-            with trackers.at_home(run):
-                trainer, recorder = _fit(config, run, speaker, stage)
-            tuned, facts = trainer.accelerator.unwrap_model(trainer.model), _facts(trainer, recorder)
-        is_adapter = taken.weights.adapter is not None if taken else config.train.lora is not None
-        share = config.method.share_of_end()
-        if share != 1.0:
-            models.move_back(tuned, speaker.weights, share, is_adapter=is_adapter)
-        if not is_adapter:
-            # Checkpoints keep float32 to go on from; the result has the precision its users know the model in.
-            tuned = tuned.to(models.stored_dtype(speaker.weights.folder))
-        models.save(
-            tuned,
-            speaker.chat.tokenizer,
-            run.model,
-            generation_config=speaker.weights.folder / "generation_config.json",
-        )
-        write_text(run.model / "README.md", cards.of_run(config))
-        stage.facts |= facts
+            stage.facts |= fit_and_save(config, run, speaker, stage)
         weights = sorted(run.model.glob("*.safetensors"))
-        return stage.finish([*weights, run.train_log], device=models.device_name())
+        device = models.device_name()
+        return ranks.on_first(lambda: stage.finish([*weights, run.train_log], device=device))
+
+
+def fit_and_save(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> dict[str, Any]:
+    """Train a model and write it, as the one process that does, or as one of several; returns what is to be known."""
+    from radistill import sharding
+
+    with trackers.at_home(run):
+        trainer, recorder = _fit(config, run, speaker, stage)
+    facts = _facts(trainer, recorder)
+    settings, code = config.train, config.trust_remote_code
+    tuned = sharding.whole(
+        trainer, settings, lambda: sharding.skeleton_of(speaker.weights.folder, settings, trust_remote_code=code)
+    )
+    if settings.lora is not None and tuned is not None:
+        tuned.peft_config = trainer.accelerator.unwrap_model(trainer.model).peft_config  # the base by its name
+    ranks.on_first(lambda: _keep(config, run, speaker, tuned, settings.lora is not None))
+    return facts
+
+
+def _keep(config: RunConfig, run: RunFolder, speaker: Speaker, tuned: Any, is_adapter: bool) -> None:
+    """Write what was trained in Hugging Face / PEFT layout."""
+    share = config.method.share_of_end()
+    if share != 1.0:
+        models.move_back(tuned, speaker.weights, share, is_adapter=is_adapter)
+    if not is_adapter:
+        # Checkpoints keep float32 to go on from; the result has the precision its users know the model in.
+        tuned = tuned.to(models.stored_dtype(speaker.weights.folder))
+    models.save(
+        tuned,
+        speaker.chat.tokenizer,
+        run.model,
+        generation_config=speaker.weights.folder / "generation_config.json",
+    )
+    write_text(run.model / "README.md", cards.of_run(config))
 
 
 def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
-    parameters = list(trainer.model.parameters())
+    from radistill.sharding import sizes
+
     judge: Any = trainer.extras.judge
     return {
         "steps": recorder.step,
@@ -104,8 +131,8 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
         "tokens_prepared": getattr(trainer.extras.penalty, "tokens", 0),
         **(trainer.extras.refresh.facts if trainer.extras.refresh is not None else {}),
         **({"tokens_validated": judge.tokens, "validation": judge.facts} if judge is not None else {}),
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        **sizes(trainer.model),
+        "devices": trainer.engine.facts,
     }
 
 
@@ -113,16 +140,18 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
     import torch
 
     from radistill.packing import Row
+    from radistill.sharding import refuse_foreign_checkpoint
     from radistill.trainer import Recorder, Rows, stopping_on_signals
 
     rows = Rows([Row.of(record) for record in read_records(run.records)])
     if not len(rows):
         raise DataError(f"{run.records} holds no rows.")
     checkpoint = last_checkpoint(run.model)
+    refuse_foreign_checkpoint(checkpoint, config.train, ranks.size())
     steps = _steps(config, len(rows))
     torch.manual_seed(seeds.number(config.seed, "train") % (1 << 32))
-    with progress("train", steps, unit="steps") as shown:
-        done = _continue_log(run, checkpoint)
+    with progress("train", steps, unit="steps") if ranks.is_first() else nullcontext(Silence()) as shown:
+        done = ranks.on_first(lambda: _continue_log(run, checkpoint))
         recorder = Recorder(run.train_log, shown, start_step=done["step"])
         trainer = _trainer(config, speaker, stage, rows, steps, recorder)
         trainer.continue_counts(done)
@@ -138,6 +167,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     has_stopped = judge is not None and judge.should_stop
     if recorder.stop_requested and recorder.step < steps and not has_stopped:
+        ranks.barrier()  # so that who ends first does not take the others along while they save
         raise KeyboardInterrupt
     if config.train.load_best_model_at_end:
         from radistill.judging import take_best
@@ -154,13 +184,14 @@ def _trainer(
 
     from radistill.packing import Collator, is_flash
     from radistill.packing_probe import refuse_contaminated_packing
+    from radistill.sharding import Engine, engine_arguments
     from radistill.trainer import SegmentTrainer
     from radistill.training_setup import extras_of
 
     collate = Collator(
         pad_id=speaker.chat.end_id, packing=config.train.packing, one_row=is_flash(config.train.attn_implementation)
     )
-    with before_work(stage), _memory_is_a_message():
+    with before_work(stage) if ranks.is_first() else nullcontext(), _memory_is_a_message():
         model = trained_model(config, speaker)
         if config.train.packing:
             halves = config.train.bf16 and config.train.lora is None and models.device() != "cpu"
@@ -168,6 +199,8 @@ def _trainer(
                 model, rows.rows, pad_id=collate.pad_id, one_row=collate.one_row, autocast=halves
             )
         extras = extras_of(config, speaker, model, rows.rows, collate)
+        reads_weights = extras.penalty is not None and not extras.penalises_tokens
+        devices.refuse_unusable_penalty(config.train, reads_weights=reads_weights)
         # No paths: equal trainings in two folders write the same.
         name = digest(stage.settings, sorted(stage.inputs.values()))
         if config.generate.refresh_every is not None:
@@ -187,12 +220,14 @@ def _trainer(
         loraplus_lr_ratio=config.train.lora.loraplus_lr_ratio if config.train.lora is not None else None,
         offloads=config.train.activation_offload,
         model=model,
-        args=arguments(config, stage.run, steps),
+        args=arguments(config, stage.run, steps, engine_arguments(config.train)),
         train_dataset=rows,
         data_collator=collate,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
+    trainer.engine = Engine(trainer, config.train)
+    trainer.add_callback(trainer.engine)
     return trainer
 
 
@@ -218,12 +253,9 @@ def _memory_is_a_message() -> Iterator[None]:
 
 def _steps(config: RunConfig, rows: int) -> int:
     """Optimizer steps of the whole training; a last, smaller batch counts as one."""
-    import os
-
     if config.train.max_steps > 0:
         return config.train.max_steps
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    batches = math.ceil(rows / (config.train.per_device_train_batch_size * world))
+    batches = math.ceil(rows / (config.train.per_device_train_batch_size * devices.count(config.train)))
     per_epoch = max(1, math.ceil(batches / config.train.gradient_accumulation_steps))
     return max(1, math.ceil(per_epoch * config.train.num_train_epochs))
 

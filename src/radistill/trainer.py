@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from radistill import losses
+from radistill import global_batch, losses, ranks, sharding
 from radistill.errors import RadistillError
 from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
@@ -152,21 +152,35 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         self.tokens_processed = 0
         self.tokens_trained = 0
         self.tokens_rolled_out = 0
+        self.tokens_reference_before = self.tokens_reference_now = 0
+        self.counted = (0, 0, 0)
         self._penalty = torch.zeros((), dtype=torch.float64)
         self._logged_step = 0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Also shard where accelerate would not."""
+        super().create_accelerator_and_postprocess()
+        sharding.complete(self)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all: what says that a checkpoint is whole is written next, by one."""
+        super()._save_rng_state(output_dir)
+        if self.args.world_size > 1:
+            ranks.barrier()
 
     def continue_counts(self, done: Mapping[str, int]) -> None:
         """Go on counting from the last line of a log."""
         self.tokens_processed, self.tokens_trained = done.get("tokens", 0), done.get("tokens_trained", 0)
         self.tokens_rolled_out = done.get("tokens_rolled_out", 0)
+        self.counted = (self.tokens_processed, self.tokens_trained, self.tokens_rolled_out)
         self._logged_step = done.get("step", 0)
         if self.extras.reference is not None:
-            self.extras.reference.tokens = done.get("tokens_reference", 0) // self.args.world_size
+            self.tokens_reference_before = done.get("tokens_reference", 0)
 
     @property
     def tokens_reference(self) -> int:
         """Tokens the untouched model has read, on all ranks."""
-        return self.extras.reference.tokens * self.args.world_size if self.extras.reference is not None else 0
+        return self.tokens_reference_before + self.tokens_reference_now
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's own, or LoRA+'s."""
@@ -183,6 +197,9 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step; where rows change with the model, of the rows as they are now."""
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
+            batches[-1] = global_batch.without_repeats(batches[-1], self)
+            total = self._get_num_items_in_batch(batches, device)
         extras, step = self.extras, self.state.global_step
         if not batches or (extras.rollout is None and extras.refresh is None):
             return batches, total
@@ -191,6 +208,9 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         # The data loader is a batch ahead, so what it made may be of rows that have been replaced since.
         renewed = []
         for batch in batches:
+            if global_batch.is_empty(batch):
+                renewed.append(batch)
+                continue
             rows = [self.train_dataset[index] for index in batch["indices_R"].tolist()]
             if extras.rollout is None:
                 renewed.append(self.data_collator(rows))
@@ -242,9 +262,7 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean loss of each origin's trained tokens since the last line, and the tokens so far."""
         if "loss" in logs:
-            sums = self._sums
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
+            sums = global_batch.summed(self, self._sums)
             for origin, loss, count in zip(ORIGINS, *sums.tolist(), strict=True):
                 if count:
                     logs[f"loss/{origin}"] = loss / count
@@ -337,6 +355,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         """A checkpoint always has a log line of its own step, so that a resumed log has no half window."""
         self.shown.advance(state.global_step - self.step, self.count_tokens() - self.tokens_shown)
         self.step, self.tokens_shown = state.global_step, self.count_tokens()
+        self.stop_requested = ranks.any_of(self.stop_requested)
         if self.stop_requested:
             control.should_save = control.should_training_stop = True
         if control.should_save or state.global_step == args.max_steps:
@@ -375,7 +394,8 @@ def stopping_on_signals(recorder: Recorder) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) ends after the step in work, with a checkpoint; the second at once."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        if recorder.stop_requested:
+        # Of several processes one must not leave alone; launchers send the signal to all, some of them twice.
+        if recorder.stop_requested and ranks.size() == 1:
             raise KeyboardInterrupt
         recorder.stop_requested = True
 

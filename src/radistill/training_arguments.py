@@ -1,10 +1,9 @@
 """The run file's `train:` section as transformers' TrainingArguments."""
 
-from os import environ
 from pathlib import Path
 from typing import Any
 
-from radistill import models, seeds, trackers, training_model, validation
+from radistill import devices, models, seeds, trackers, training_model, validation
 from radistill.config import RunConfig
 from radistill.errors import ConfigError
 from radistill.methods._composed import flag, has, parts_of, title_of
@@ -29,8 +28,8 @@ PASSED_ON = (
 """Settings that are transformers' own, under their own names."""
 
 
-def arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
-    """TrainingArguments of a training of that many optimizer steps.
+def arguments(config: RunConfig, run: RunFolder, steps: int, engine: dict[str, Any] | None = None) -> Any:
+    """TrainingArguments of a training of that many optimizer steps, with what the engine of many devices adds.
 
     Raises:
         ConfigError: transformers refuses one of the settings.
@@ -41,31 +40,33 @@ def arguments(config: RunConfig, run: RunFolder, steps: int) -> Any:
     passed = settings.model_dump(include=set(PASSED_ON))
     on_cpu = models.device() == "cpu"
     try:
-        passed_on = TrainingArguments(
-            output_dir=str(run.model),
+        told = {
+            "output_dir": str(run.model),
             **passed,
-            max_steps=steps,
-            seed=seeds.number(config.seed, "train") % (1 << 31),
-            data_seed=seeds.number(config.seed, "order") % (1 << 31),
+            "max_steps": steps,
+            "seed": seeds.number(config.seed, "train") % (1 << 31),
+            "data_seed": seeds.number(config.seed, "order") % (1 << 31),
             **_checkpointing(settings),
-            use_liger_kernel=settings.use_liger_kernel,
+            "use_liger_kernel": settings.use_liger_kernel,
             # Without its loss: `head.py` calls the head itself.
-            liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False},
-            save_strategy="steps",
-            report_to=settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
-            run_name=config.name,
+            "liger_kernel_config": {"cross_entropy": False, "fused_linear_cross_entropy": False},
+            "save_strategy": "steps",
+            "report_to": settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to),
+            "run_name": config.name,
             **_trackers(),
-            remove_unused_columns=False,
-            dataloader_pin_memory=not on_cpu,
-            use_cpu=on_cpu,
-            disable_tqdm=True,
-            logging_nan_inf_filter=False,
-            label_names=[],
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": not on_cpu,
+            "use_cpu": on_cpu,
+            "disable_tqdm": True,
+            "logging_nan_inf_filter": False,
+            "label_names": [],
+            # Only parameters that are trained are waited for, and all of them are in every batch.
+            "ddp_find_unused_parameters": False,
+        }
+        if settings.load_best_model_at_end:
             # So that the best checkpoint outlives `save_total_limit`; `judging.py` evaluates and chooses.
-            **(
-                {"metric_for_best_model": "score", "greater_is_better": True} if settings.load_best_model_at_end else {}
-            ),
-        )
+            told |= {"metric_for_best_model": "score", "greater_is_better": True}
+        passed_on = TrainingArguments(**told | (engine or {}))
     except ValueError as error:
         raise ConfigError(f"train: {str(error).strip().partition(chr(10))[0]}") from error
     # Without a launcher the Trainer would spread a batch over all GPUs with DataParallel, whose replicas would each
@@ -84,6 +85,7 @@ def refuse_unusable_settings(config: RunConfig) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
     refuse_unusable_writing(config)
+    devices.refuse_unusable_devices(config)
     if config.train.eval_steps is not None:
         validation.usable_items(config)
     training_model.refuse_unusable(config)
@@ -113,14 +115,14 @@ def refuse_unusable_writing(config: RunConfig) -> None:
         )
     if config.generate.refresh_every is None:
         return
-    labels, teacher, processes = config.train.labels, config.generate.teacher, int(environ.get("WORLD_SIZE", "1"))
+    labels, teacher, processes = config.train.labels, config.generate.teacher, devices.count(config.train)
     is_scored = flag(config.method, "is_scored")
     wrong = {
         f"{title} plans nothing to be written about an example": not any(has(part, "plan") for part in parts),
         "train.labels: stored are of the first text; set train.labels=live, which asks again": labels == "stored",
         f"generate.teacher ({teacher}) writes, not the model in training; unset one of them": teacher is not None,
         f"{title} weighs tokens by what the untouched model thought of the first text": is_scored,
-        "several processes train (WORLD_SIZE), and only one can write; use one": processes > 1,
+        f"{processes} processes train, and only one can write; set train.devices=1": processes > 1,
     }
     reasons = [reason for reason, is_so in wrong.items() if is_so]
     if reasons:
