@@ -28,6 +28,8 @@ ARRIVE_ELSEWHERE = {
     "train.save_steps": "how often it is saved",
     "train.save_total_limit": "how many checkpoints are kept",
     "train.gradient_checkpointing": "memory against time",
+    "train.auto_find_batch_size": "how a step's records are cut into forward passes",
+    "train.watchdogs": "whether it is watched",
 }
 
 
@@ -143,6 +145,8 @@ def test_a_changed_setting_arrives_in_the_stages_it_matters_to(
     assert stages() == set()
     assert stages(train={"learning_rate": 0.5}) == {"train"}
     assert stages(train={"max_length": 100}) == {"assemble", "train"}
+    assert stages(train={"on_long": "error"}) == {"assemble"}
+    assert stages(train={"on_long": "cut_rationale"}) == {"assemble"}
     assert stages(method={"rationale_weight": 0.5}) == {"generate", "assemble"}
     assert stages(generate={"sampling": {"n": 2}}) == {"generate", "assemble"}
     assert stages(report={"margin": 0.5}) == {"report"}

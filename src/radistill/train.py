@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radistill import cards, models, seeds
+from radistill import cards, lengths, models, seeds
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
 from radistill.finished import finished_run
 from radistill.lab import POCKET_NAME
 from radistill.methods._composed import has, parts_of
-from radistill.progress import progress
+from radistill.progress import progress, say
 from radistill.records import StageRecord, digest
 from radistill.runs import RunFolder, Stage, before_work, begin, require, working
 from radistill.speaker import Speaker, untouched
@@ -24,11 +24,16 @@ from radistill.tables import read_jsonl, read_records, write_jsonl
 from radistill.training_arguments import arguments, refuse_unusable_writing
 
 if TYPE_CHECKING:
+    from radistill.last_step import LastStep
     from radistill.trainer import Recorder, Rows, SegmentTrainer
 
 
 HOOKS = ("token_weights", "penalty", "trains", "rollout", "share_of_end", "finished_run")
 """What a method may do in this stage."""
+NOT_LEARNED = (
+    "report_to", "save_steps", "save_total_limit", "gradient_checkpointing", "auto_find_batch_size", "watchdogs"
+)  # fmt: skip
+"""Settings that change nothing of what is learned."""
 
 
 def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageRecord | None:
@@ -44,8 +49,9 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
     settings = {"model": speaker.weights.identity, "seed": config.seed, **config.train.model_dump(mode="json")}
     if own := [plugin_settings(part) for part in parts_of(config.method) if any(has(part, hook) for hook in HOOKS)]:
         settings["method"] = own  # what the other methods do stands in the records
-    for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing"):
-        del settings[name]  # none of them changes what is learned
+    for name in NOT_LEARNED:
+        del settings[name]
+    del settings["on_long"]  # the records, which are an input, are what came of it
     if config.generate.refresh_every is not None:
         settings["refresh"] = _refreshing(config, speaker)
     source = config.method.finished_run()
@@ -84,6 +90,8 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
     parameters = list(trainer.model.parameters())
     return {
         "steps": recorder.step,
+        "per_device_train_batch_size": trainer.args.per_device_train_batch_size,
+        "gradient_accumulation_steps": trainer.args.gradient_accumulation_steps,
         "tokens_processed": trainer.tokens_processed,
         "tokens_trained": trainer.tokens_trained,
         "tokens_reference": trainer.tokens_reference,
@@ -98,24 +106,33 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
 def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "tuple[SegmentTrainer, Recorder]":
     import torch
 
+    from radistill.micro_batches import train_to_the_end
     from radistill.packing import Row
     from radistill.trainer import Recorder, Rows, stopping_on_signals
 
     rows = Rows([Row.of(record) for record in read_records(run.records)])
     if not len(rows):
         raise DataError(f"{run.records} holds no rows.")
+    spread = lengths.Spread.of(
+        [len(row) for row in rows.rows],
+        batch_size=config.train.per_device_train_batch_size,
+        packing=config.train.packing,
+        seed=seeds.number(config.seed, "spread"),
+    )
+    say(f"train: {spread}")
+    stage.facts |= spread.facts()
     checkpoint = last_checkpoint(run.model)
     steps = _steps(config, len(rows))
     torch.manual_seed(seeds.number(config.seed, "train") % (1 << 32))
     with progress("train", steps, unit="steps") as shown:
         done = _continue_log(run, checkpoint)
         recorder = Recorder(run.train_log, shown, start_step=done["step"])
-        trainer = _trainer(config, speaker, stage, rows, steps, recorder)
+        trainer, last = _trainer(config, speaker, stage, rows, steps, recorder)
         trainer.continue_counts(done)
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"], before=True)
         with stopping_on_signals(recorder), models.without_bars(), _memory_is_a_message():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            train_to_the_end(trainer, last, checkpoint, find=config.train.auto_find_batch_size, said=say)
     if recorder.stop_requested and recorder.step < steps:
         raise KeyboardInterrupt
     return trainer, recorder
@@ -123,13 +140,16 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
 
 def _trainer(
     config: RunConfig, speaker: Speaker, stage: Stage, rows: "Rows", steps: int, recorder: "Recorder"
-) -> "SegmentTrainer":
-    """The loop, with a fresh model and all that the run adds."""
+) -> "tuple[SegmentTrainer, LastStep]":
+    """The loop, with a fresh model and all that the run adds; and what can save its last whole step."""
     from transformers import PrinterCallback
 
+    from radistill.last_step import LastStep
+    from radistill.micro_batches import Trial, refuse_sharded
     from radistill.packing import Collator
     from radistill.trainer import SegmentTrainer, refuse_contaminated_packing
     from radistill.training_setup import extras_of
+    from radistill.watchdogs import Watchdog
 
     collate = Collator(pad_id=speaker.chat.end_id, packing=config.train.packing)
     with before_work(stage), _memory_is_a_message():
@@ -143,6 +163,8 @@ def _trainer(
             # No paths: equal trainings in two folders write the same.
             name = digest(stage.settings, sorted(stage.inputs.values()))
             extras.refresh = Refresh.of(config, speaker, model, rows, training=name)
+    last = LastStep()
+    watchers: list[Any] = [Watchdog(last, is_strict=config.train.watchdogs), last]
     trainer = SegmentTrainer(
         weighting=config.train.weighting,
         extras=extras,
@@ -150,10 +172,16 @@ def _trainer(
         args=arguments(config, stage.run, steps),
         train_dataset=rows,
         data_collator=collate,
-        callbacks=[recorder],
+        callbacks=[*watchers, recorder],
     )
     trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
-    return trainer
+    if config.train.auto_find_batch_size:
+        refuse_sharded(trainer)
+        watchers.append(Trial(last))
+        trainer.add_callback(watchers[-1])
+    for watcher in watchers:
+        watcher.trainer = trainer
+    return trainer, last
 
 
 def _refreshing(config: RunConfig, speaker: Speaker) -> dict[str, Any]:
@@ -170,9 +198,8 @@ def _memory_is_a_message() -> Iterator[None]:
         if isinstance(error, RadistillError) or not models.is_out_of_memory(error):
             raise
         raise ModelError(
-            "training does not fit into memory. Set train.gradient_checkpointing=true and run the same command again, "
-            "or halve train.per_device_train_batch_size and double train.gradient_accumulation_steps (the loss stays "
-            "the same), which begins the stage anew with --redo train."
+            "training does not fit into memory. Set train.auto_find_batch_size=true (smaller batches, more "
+            "accumulation, the same loss) or train.gradient_checkpointing=true, and run the same command again."
         ) from error
 
 

@@ -5,7 +5,6 @@ a stop on Ctrl-C that keeps every finished step. What is not: optimizer, schedul
 """
 
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from radistill import losses
-from radistill.errors import ModelError, RadistillError
+from radistill.errors import ModelError
 from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
 from radistill.packing import Collator, Row
@@ -123,6 +122,12 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         self.tokens_rolled_out = 0
         self._penalty = torch.zeros((), dtype=torch.float64)
         self._logged_step = 0
+        self.batches: Sequence[dict[str, torch.Tensor]] = ()
+        """Micro-batches of the optimizer step in work …"""
+        self.total: torch.Tensor | None = None
+        """… what its means are divided by, (1 + P,) …"""
+        self.grad_norm: Any = None
+        """… and the norm of its gradient, before it was scaled down."""
 
     def continue_counts(self, done: Mapping[str, int]) -> None:
         """Go on counting from the last line of a log."""
@@ -139,6 +144,10 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step; where rows change with the model, of the rows as they are now."""
+        self.batches, self.total = self._step_batches(epoch_iterator, num_batches, device)
+        return self.batches, self.total
+
+    def _step_batches(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         extras, step = self.extras, self.state.global_step
         if not batches or (extras.rollout is None and extras.refresh is None):
@@ -156,6 +165,10 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
             renewed.append(rolled)
             self.tokens_rolled_out += tokens * self.args.world_size
         return renewed, self._get_num_items_in_batch(renewed, device)
+
+    def _get_grad_norm(self, *given: Any, **named: Any) -> Any:
+        self.grad_norm = super()._get_grad_norm(*given, **named)
+        return self.grad_norm
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         """What the means of this optimizer step are divided by, over accumulation and ranks: shape (1 + P,)."""
@@ -312,7 +325,7 @@ def _nll(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Writes train_log.jsonl, shows progress, stops on request, and stops a loss that is no number."""
+    """Writes train_log.jsonl, shows progress and stops on request."""
 
     def __init__(self, path: Path, shown: Progress, *, start_step: int) -> None:
         self.path = path
@@ -347,12 +360,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         speed = (logs["tokens"] - self.tokens) / max(now - self.clock, 1e-9) if self.tokens else None
         self.tokens, self.clock = logs["tokens"], now
         row = {"step": state.global_step, **logs, **({"tokens_per_second": round(speed, 1)} if speed else {})}
-        if not all(math.isfinite(logs[key]) for key in ("loss", "grad_norm") if key in logs):
-            raise RadistillError(
-                f"the loss is no number at step {state.global_step} (loss {logs['loss']}, grad_norm "
-                f"{logs.get('grad_norm')}). Lower train.learning_rate, or set train.bf16=false, and "
-                "begin the stage anew with --redo train."
-            )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.shown.advance(0, note=f"loss {logs['loss']:.3f}")
