@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from radistill import contamination, data, held_out, models, seeds
+from radistill import check_training, contamination, data, held_out, models, seeds
 from radistill import lengths as record_lengths
-from radistill.chat import RowError
+from radistill.chat import Opening, RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
@@ -98,7 +98,7 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
             _template(config, speaker, train, found)
         shown("lengths")
         with found.looking():
-            _lengths(config, speaker, train, found)
+            _lengths(config, speaker, train, found, shown)
     if speaker and tests:
         with found.looking():
             _test_prompts(config, speaker, tests, found)
@@ -136,7 +136,7 @@ def _template(config: RunConfig, speaker: Speaker, train: Loaded, found: Finding
     }
 
 
-def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings) -> None:
+def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings, shown: Callable[[str], None]) -> None:
     draw = seeds.generator(config.seed, "check").permutation(len(train.examples))[:SAMPLE]
     sample = [train.examples[i] for i in sorted(draw)]
     making = Making(config, speaker.chat, sample)
@@ -148,8 +148,10 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
         reason = refused[0]["reason"]
         found.notes.append(f"{len(refused)} of {len(sample)} sampled rows cannot be put into ids: {reason}")
     lengths = [len(r.prompt_ids) for r in requests]
+    openings: list[Opening] = []
     if not lengths:  # the method lets the model write nothing
-        lengths = [len(speaker.chat.opening(e.messages, e.reference, "").ids) for e in sample[:200]]
+        openings = [speaker.chat.opening(e.messages, e.reference, "") for e in sample[:200]]
+        lengths = [len(opening.ids) for opening in openings]
     context = models.length_limit(speaker.weights.folder, config.train.max_length)
     quantiles = np.quantile(lengths, [0.5, 0.95, 1.0])
     found.facts["lengths"] = {
@@ -175,6 +177,10 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
             f"{over} of {len(lengths)} sampled rows leave less than {new} tokens (generate.sampling.max_new_tokens) of "
             f"the {context} that fit; {record_lengths.BECOMES[config.train.on_long]}"
         )
+    if not found.problems:  # what cannot be trained takes neither
+        shown("memory and time of training")
+        told = check_training.Lengths.of(requests, openings, context, new)
+        check_training.look(config, speaker, told, total=len(train.examples), found=found)
     _cost(
         config,
         requests,
