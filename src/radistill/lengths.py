@@ -4,14 +4,14 @@
 reference is never cut: what is cut is a rationale, at its end, as `generate.keep_tokens` cuts it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radistill.records import Generation, Purpose, Request, TrainingRecord
+from radistill.records import Generation, Request, TrainingRecord
 
 if TYPE_CHECKING:
     from radistill.chat import Chat
@@ -90,7 +90,6 @@ def padding(batches: Sequence[Sequence[int]], *, packing: bool) -> float:
 def cut(
     records: Sequence[TrainingRecord],
     taken: Sequence[Generation],
-    purposes: Mapping[str, Purpose],
     chat: "Chat",
     limit: int,
 ) -> list[Generation]:
@@ -102,7 +101,6 @@ def cut(
     Args:
         records: made of it as it is.
         taken: what was written.
-        purposes: of the requests, by their key.
         chat: spells what is left.
         limit: the longest that may be trained on.
     """
@@ -114,7 +112,7 @@ def cut(
         ends = sum(s.stop - s.start for s in record.segments if s.origin == "end")
         held = {record.token_ids[s.start : s.stop] for s in record.segments if s.origin == "rationale"}
         for n, generation in enumerate(taken):
-            if purposes.get(generation.key) == "rationale" and generation.token_ids in held:
+            if generation.token_ids in held:
                 keep[n] = max(0, min(keep.get(n, generation.n_tokens), generation.n_tokens - over + ends))
     return [shortened(g, chat, keep[n]) if n in keep else g for n, g in enumerate(taken)]
 

@@ -237,7 +237,7 @@ class Making:
         if taken is None:
             return {}
         try:
-            records = [self._labelled(r) for r in self._assembled(written.about, taken, written.purposes)[0]]
+            records = [self._labelled(r) for r in self._assembled(written.about, taken)[0]]
         except RowError:
             return {}
         found: dict[int, tuple[Request, slice]] = {}
@@ -255,7 +255,7 @@ class Making:
             return None
         try:
             taken = [self._cut(self._respelled(g)) for g in written.generations]
-            return self._assembled(written.about, taken, written.purposes)[1] if self.cut_at is not None else taken
+            return self._assembled(written.about, taken)[1] if self.cut_at is not None else taken
         except RowError:
             return None
 
@@ -320,7 +320,7 @@ class Making:
                 records: Sequence[TrainingRecord] = [reference_alone(example, self.chat)]
             else:
                 taken = [emptied.get((g.key, g.index)) or self._cut(self._respelled(g)) for g in generations]
-                records, kept = self._assembled(example, taken, written.purposes)
+                records, kept = self._assembled(example, taken)
                 shortened = sum(short is not long for short, long in zip(kept, taken, strict=True))
         except RowError as error:
             problem = ("cannot be put into ids", str(error))
@@ -332,13 +332,13 @@ class Making:
         )  # fmt: skip
 
     def _assembled(
-        self, example: Example, taken: Sequence[Generation], purposes: Mapping[str, Purpose]
+        self, example: Example, taken: Sequence[Generation]
     ) -> tuple[Sequence[TrainingRecord], list[Generation]]:
         """The records and what they are made of: if the run says so, rationales are cut where records are too long."""
         records = self.config.method.assemble(example, self.chat, taken)
         if self.cut_at is None:
             return records, list(taken)
-        kept = lengths.cut(records, taken, purposes, self.chat, self.cut_at)
+        kept = lengths.cut(records, taken, self.chat, self.cut_at)
         same = all(short is long for short, long in zip(kept, taken, strict=True))
         return (records if same else self.config.method.assemble(example, self.chat, kept)), kept
 
