@@ -33,7 +33,7 @@ def train_records(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_there_is_something_to_run() -> None:
     stems = [script.stem for script in SCRIPTS]
-    assert stems == ["agreement", "compare_worlds", "generate", "kill", "lab_radis", "ledger", "train"]
+    assert stems == ["agreement", "compare_worlds", "generate", "kill", "lab_radis", "ledger", "memory", "train"]
 
 
 @pytest.mark.slow

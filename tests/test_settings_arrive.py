@@ -31,6 +31,8 @@ ARRIVE_ELSEWHERE = {
     "train.gradient_checkpointing": "memory against time",
     "train.activation_offload": "memory against time",
     "train.parallel": "what devices share; that there are more of them arrives as a larger batch",
+    "train.auto_find_batch_size": "how a step's records are cut into forward passes",
+    "train.watchdogs": "whether it is watched",
 }
 
 
@@ -156,6 +158,8 @@ def test_a_changed_setting_arrives_in_the_stages_it_matters_to(
     assert stages() == set()
     assert stages(train={"learning_rate": 0.5}) == {"train"}
     assert stages(train={"max_length": 100}) == {"assemble", "train"}
+    assert stages(train={"on_long": "error"}) == {"assemble"}
+    assert stages(train={"on_long": "cut_rationale"}) == {"assemble"}
     assert stages(method={"rationale_weight": 0.5}) == {"generate", "assemble"}
     assert stages(generate={"sampling": {"n": 2}}) == {"generate", "assemble"}
     assert stages(report={"margin": 0.5}) == {"report"}

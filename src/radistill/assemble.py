@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from radistill import data, held_out, models
+from radistill import data, held_out, lengths, models
 from radistill.ask import answers_to
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import ChatTemplateError, DataError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from radistill.logprobs import LogProbs
 
 LEAKED = "contains a test prompt"
+TOO_LONG = "too long"
 UNSCORED = "cannot be scored"
 
 
@@ -54,6 +55,7 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
         "labels": config.train.labels,
         "max_length": max_length,
         "held_out": tests.digest,
+        **({"on_long": config.train.on_long} if config.train.on_long != "drop" else {}),
         **({"filters": filters.plain()} if filters.active else {}),
     }
     if not redo:
@@ -75,10 +77,12 @@ def assemble(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageR
                 run.filtered.unlink(missing_ok=True)
                 write_records(run.records, work.records())
             put_rejects(run.rejects, "assemble", work.refused)
+            work.refuse_long(run.rejects)
             if not work.summary.records:
                 raise DataError(f"no training record is left of {len(train.examples)} examples; see {run.rejects}.")
         write_json(run.summary, work.summary.as_dict(len(train.examples)))
         stage.facts |= {"records": work.summary.records, "dropped": dict(work.summary.dropped)}
+        stage.facts["shortened"] = work.summary.shortened
         stage.facts["asked"] = dict(work.summary.asked)
         stage.facts["held_out_texts"] = len(tests)
         if work.summary.filters is not None:
@@ -159,6 +163,7 @@ class _Assembly:
                 self._note(made.example, finished)
             yield finished
         if kept and made.example is not None:
+            self.summary.shortened += made.shortened
             for generation in made.generations:
                 self.summary.count_rationale(generation)
                 reason = self.config.method.reason(made.example, generation.text)
@@ -186,9 +191,20 @@ class _Assembly:
 
     def _problem(self, record: TrainingRecord) -> tuple[str, str] | None:
         if self.max_length is not None and len(record.token_ids) > self.max_length:
-            count = len(record.token_ids)
-            return "too long", f"{count} tokens, more than {self.max_length} (train.max_length or the model's context)"
+            return TOO_LONG, f"{len(record.token_ids)} tokens, more than {self.max_length} {lengths.WORDS}"
         return None
+
+    def refuse_long(self, rejects: Path) -> None:
+        """Stop if records were too long and the run is to have none.
+
+        Raises:
+            DataError: that is so.
+        """
+        count = self.summary.dropped[TOO_LONG]
+        if count and self.config.train.on_long == "error":
+            first = next(row for row in self.refused if row["reason"].startswith(TOO_LONG))
+            named = f"about example {first['example_id']} " if "example_id" in first else ""
+            raise DataError(lengths.refusal(self.max_length, count, f"{named}(all: {rejects})"))
 
     def _answers(self, made: Made) -> dict[str, Generation]:
         """Record id → what the untouched model expects in it, or why that is not known."""

@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from radistill import contamination, data, devices, held_out, models, seeds, validation
-from radistill.chat import RowError
+from radistill import check_training, contamination, data, devices, held_out, models, seeds, validation
+from radistill import lengths as record_lengths
+from radistill.chat import Opening, RowError
 from radistill.config import RunConfig
 from radistill.data import Loaded, Part
 from radistill.errors import RadistillError
@@ -100,7 +100,7 @@ def check(config: RunConfig, *, shown: Callable[[str], None] = lambda _: None) -
             _template(config, speaker, train, found)
         shown("lengths")
         with found.looking():
-            _lengths(config, speaker, train, found)
+            _lengths(config, speaker, train, found, shown)
     if speaker and tests:
         with found.looking():
             _test_prompts(config, speaker, tests, found)
@@ -151,7 +151,7 @@ def _template(config: RunConfig, speaker: Speaker, train: Loaded, found: Finding
     }
 
 
-def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings) -> None:
+def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings, shown: Callable[[str], None]) -> None:
     draw = seeds.generator(config.seed, "check").permutation(len(train.examples))[:SAMPLE]
     sample = [train.examples[i] for i in sorted(draw)]
     making = Making(config, speaker.chat, sample)
@@ -163,8 +163,10 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
         reason = refused[0]["reason"]
         found.notes.append(f"{len(refused)} of {len(sample)} sampled rows cannot be put into ids: {reason}")
     lengths = [len(r.prompt_ids) for r in requests]
+    openings: list[Opening] = []
     if not lengths:  # the method lets the model write nothing
-        lengths = [len(speaker.chat.opening(e.messages, e.reference, "").ids) for e in sample[:200]]
+        openings = [speaker.chat.opening(e.messages, e.reference, "") for e in sample[:200]]
+        lengths = [len(opening.ids) for opening in openings]
     context = models.length_limit(speaker.weights.folder, config.train.max_length)
     quantiles = np.quantile(lengths, [0.5, 0.95, 1.0])
     found.facts["lengths"] = {
@@ -173,21 +175,27 @@ def _lengths(config: RunConfig, speaker: Speaker, train: Loaded, found: Findings
         "p95": float(quantiles[1]),
         "max": float(quantiles[2]),
         "context": context,
-        "histogram": _histogram(lengths),
+        "histogram": record_lengths.histogram(lengths),
     }
     new = config.generate.sampling.max_new_tokens if requests else 0
     too_long = sum(length >= context for length in lengths) if context else 0
-    if too_long > len(lengths) * MUCH:
+    is_refused = config.train.on_long == "error"
+    if too_long > (0 if is_refused else len(lengths) * MUCH):
         found.problems.append(
             f"{too_long} of {len(lengths)} sampled rows are longer than the {context} tokens that fit (the model's "
-            "context or train.max_length) and would be dropped. Split them, or take a model with a longer context."
+            f"context or train.max_length) and would {'stop the run' if is_refused else 'be dropped'} (train.on_long). "
+            "Split them, or take a model with a longer context."
         )
     over = sum(length + new > context for length in lengths) if context else 0
     if over:
         found.notes.append(
             f"{over} of {len(lengths)} sampled rows leave less than {new} tokens (generate.sampling.max_new_tokens) of "
-            f"the {context} that fit; those are cut there, and what is longer is dropped and counted"
+            f"the {context} that fit; {record_lengths.BECOMES[config.train.on_long]}"
         )
+    if not found.problems:  # what cannot be trained takes neither
+        shown("memory and time of training")
+        told = check_training.Lengths.of(requests, openings, context, new)
+        check_training.look(config, speaker, told, total=len(train.examples), found=found)
     _cost(
         config,
         requests,
@@ -220,13 +228,6 @@ def _test_prompts(config: RunConfig, speaker: Speaker, tests: Sequence[Example],
     if refused:
         said = f"{len(refused)} of {len(draw)} sampled tests cannot be put into ids, nor scored: {refused[0]}"
         (found.problems if len(refused) > len(draw) * MUCH else found.notes).append(said)
-
-
-def _histogram(lengths: list[int]) -> dict[str, int]:
-    edges = [0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 1 << 31]
-    counts, _ = np.histogram(lengths, bins=edges)
-    names = [f"{low}-{high - 1}" if high < 1 << 31 else f"{low}+" for low, high in pairwise(edges)]
-    return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
 
 
 def _cost(

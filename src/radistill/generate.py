@@ -13,7 +13,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from radistill import contamination, data, models
+from radistill import contamination, data, lengths, models
 from radistill.ask import Answered, answers_to, ask
 from radistill.backends.base import Generator, scoring_problem
 from radistill.chat import Chat, RowError
@@ -24,7 +24,7 @@ from radistill.events import Events
 from radistill.filtering import files_of, refuse_unusable
 from radistill.ledger import Ledger, open_ledger
 from radistill.making import Making, filters_of, scores_records
-from radistill.methods._composed import parts_of
+from radistill.methods._composed import flag, parts_of
 from radistill.records import Example, Generation, Message, Request, Sampling, Span, StageRecord
 from radistill.runs import RunFolder, begin, working
 from radistill.shares import Share
@@ -104,6 +104,10 @@ def _planned(
     config.method.plan_more(making.whole, [])  # a method that cannot do its part says so here
     requests, refused = plan(making)
     refused = [*({**asdict(r), "file": str(r.file)} for r in train.rejects), *refused]
+    if config.train.on_long == "error" and writer is speaker:  # a teacher's ids are not those that are trained on
+        limit = models.length_limit(speaker.weights.folder, config.train.max_length)
+        if long := lengths.too_long(limit, requests):
+            raise DataError(lengths.refusal(limit, len(long), f"about example {long[0]}"))
     if len(refused) >= len(train.examples) + len(train.rejects):
         raise DataError(f"all {len(refused)} rows were refused, the first because {refused[0]['reason']}.")
     return making, requests, refused
@@ -135,6 +139,8 @@ def settings(config: RunConfig, speaker: Speaker, writer: Speaker) -> dict[str, 
     scored: dict[str, object] = {"top_k": config.train.label_top_k} if config.train.labels == "stored" else {}
     if filters.needs_perplexity:
         scored["perplexity"] = True
+    if (scored or flag(config.method, "is_scored")) and config.train.on_long == "cut_rationale":
+        scored["cut_at"] = models.length_limit(speaker.weights.folder, config.train.max_length)
     if scores_records(config) and filters.active:
         scored["filters"] = filters.plain()  # they decide which records there are to be scored
     return {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from radistill import seeds
+from radistill import lengths, models, seeds
 from radistill.ask import answers_to
 from radistill.chat import LOST, Chat, RowError
 from radistill.config import RunConfig
@@ -52,6 +52,8 @@ class Made:
     """What the untouched model was asked to know their perplexity."""
     prompt_tokens: Mapping[str, int] = field(default_factory=dict)
     """Key → tokens that were read to write its generations."""
+    shortened: int = 0
+    """So many rationales were cut because their records were too long (`train.on_long`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,15 @@ class Making:
     def sampling(self) -> Sampling:
         """How answers are drawn, with the run's seed."""
         return self.config.generate.sampling.model_copy(update={"seed": self.config.seed})
+
+    @cached_property
+    def cut_at(self) -> int | None:
+        """Rationales are cut where their records have so many ids; None = they are not."""
+        if self.config.train.on_long != "cut_rationale":
+            return None
+        config = self.config
+        known = models.resolve(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+        return models.length_limit(known.folder, config.train.max_length)
 
     @property
     def whole(self) -> Whole:
@@ -226,7 +237,7 @@ class Making:
         if taken is None:
             return {}
         try:
-            records = [self._labelled(r) for r in self.config.method.assemble(written.about, self.chat, taken)]
+            records = [self._labelled(r) for r in self._assembled(written.about, taken)[0]]
         except RowError:
             return {}
         found: dict[int, tuple[Request, slice]] = {}
@@ -243,7 +254,8 @@ class Making:
         if written.problem is not None or any(g.finish_reason == "error" for g in written.generations):
             return None
         try:
-            return [self._cut(self._respelled(g)) for g in written.generations]
+            taken = [self._cut(self._respelled(g)) for g in written.generations]
+            return self._assembled(written.about, taken)[1] if self.cut_at is not None else taken
         except RowError:
             return None
 
@@ -302,18 +314,33 @@ class Making:
             return Made(example, generations, problem=problem, prompt_tokens=tokens)
         # In the place of a filtered rationale the method is given an empty one.
         emptied = {(g.key, g.index): g for g in (j.used for j in judged if j.failed)}
+        shortened = 0
         try:
             if not self._is_chosen(example):
                 records: Sequence[TrainingRecord] = [reference_alone(example, self.chat)]
             else:
                 taken = [emptied.get((g.key, g.index)) or self._cut(self._respelled(g)) for g in generations]
-                records = self.config.method.assemble(example, self.chat, taken)
+                records, kept = self._assembled(example, taken)
+                shortened = sum(short is not long for short, long in zip(kept, taken, strict=True))
         except RowError as error:
             problem = ("cannot be put into ids", str(error))
             return Made(example, generations, problem=problem, prompt_tokens=tokens)
         probes = [request for request, _ in self._probed(written).values()] if self.filters.needs_perplexity else ()
         labelled = [self._labelled(r) for r in records]
-        return Made(example, generations, labelled, judged=judged, probes=probes, prompt_tokens=tokens)
+        return Made(
+            example, generations, labelled, judged=judged, probes=probes, prompt_tokens=tokens, shortened=shortened
+        )  # fmt: skip
+
+    def _assembled(
+        self, example: Example, taken: Sequence[Generation]
+    ) -> tuple[Sequence[TrainingRecord], list[Generation]]:
+        """The records and what they are made of: if the run says so, rationales are cut where records are too long."""
+        records = self.config.method.assemble(example, self.chat, taken)
+        if self.cut_at is None:
+            return records, list(taken)
+        kept = lengths.cut(records, taken, self.chat, self.cut_at)
+        same = all(short is long for short, long in zip(kept, taken, strict=True))
+        return (records if same else self.config.method.assemble(example, self.chat, kept)), kept
 
     def _respelled(self, generation: Generation) -> Generation:
         """What another model wrote, in the ids of the one that is trained."""
@@ -327,8 +354,7 @@ class Making:
         limit = self.config.generate.keep_tokens
         if limit is None or generation.n_tokens <= limit:
             return generation
-        ids = generation.token_ids[:limit]
-        return replace(generation, token_ids=ids, text=self.chat.spell((), ids), finish_reason="length")
+        return lengths.shortened(generation, self.chat, limit)
 
     def _labelled(self, record: TrainingRecord) -> TrainingRecord:
         """What the model wrote itself is compared with as `train.labels` says; all else with the token itself."""

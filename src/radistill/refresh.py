@@ -56,6 +56,7 @@ def settings(config: RunConfig, speaker: Speaker) -> dict[str, Any]:
     filters = filters_of(config)
     return {
         **({"filters": filters.plain()} if filters.active else {}),
+        **({"on_long": config.train.on_long} if config.train.on_long != "drop" else {}),
         "every": config.generate.refresh_every,
         "sampling": config.generate.sampling.model_dump(exclude={"seed"}),
         "keep_tokens": config.generate.keep_tokens,

@@ -90,6 +90,9 @@ class TrainSettings(Settings):
     """Records per device and forward pass."""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Forward passes per optimizer step; means are over all of them."""
+    auto_find_batch_size: bool = False
+    """Where memory does not suffice, halve the batch size and double the accumulation; each optimizer step stays as it
+    is. The longest records are tried before the first step."""
     lr_scheduler_type: str = "cosine"
     """transformers' name of a schedule."""
     warmup_steps: float = Field(0.03, ge=0)
@@ -122,7 +125,10 @@ class TrainSettings(Settings):
     """What the backward pass needs waits in the memory of the CPU: for long records, where `gradient_checkpointing`
     does not suffice; slower."""
     max_length: int | None = Field(None, ge=8)
-    """Longer records are dropped and counted, never cut; null = the model's context."""
+    """Tokens of the longest record that is trained on; null = the model's context."""
+    on_long: Literal["error", "drop", "cut_rationale"] = "drop"
+    """What becomes of a longer record. `error`: the run stops; `drop`: it is left out and counted; `cut_rationale`: its
+    rationale is cut at the end, without an end-of-turn. References are never cut: what is still too long is dropped."""
     logging_steps: int = Field(10, ge=1)
     """Steps between two lines of train_log.jsonl."""
     save_steps: int = Field(500, ge=1)
@@ -151,6 +157,8 @@ class TrainSettings(Settings):
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     """What several devices share. `ddp`: the records alone; `zero2`: also gradients and optimizer; `fsdp2`, `zero3`:
     also the weights. `zero2` and `zero3` need DeepSpeed. Equal results but for rounding."""
+    watchdogs: bool = True
+    """Stop, with a checkpoint, where gradients or the learning rate are zero, nothing is trained or a loss explodes."""
     report_to: str | tuple[str, ...] = "none"
     """Trackers, passed on to transformers: tensorboard, wandb, mlflow, trackio …"""
     lora: LoraSettings | None = LoraSettings()

@@ -70,6 +70,8 @@ class Summary:
     asked: Counter[str] = field(default_factory=Counter)
     unused: Counter[str | None] = field(default_factory=Counter)
     """What was written and is not trained on, by reason; the reference stands in its place."""
+    shortened: int = 0
+    """Rationales that were cut because their records were too long (`train.on_long`)."""
     filters: FilterCounts | None = None
     """Of the rationales whose examples are trained on; None = there are no filters."""
     notes: list[str] = field(default_factory=list)
@@ -124,6 +126,7 @@ class Summary:
             }
             if written
             else {},
+            "shortened": self.shortened,
             "asked": dict(self.asked),
             "unused": {reason: n for reason, n in self.unused.items() if reason is not None},
             "filters": self.filters.as_dict() if self.filters is not None else {},

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from radistill import plugins
+from radistill import check_training, plugins
 from radistill.errors import ConfigError, DataError, did_you_mean
 from radistill.report_text import visible
 from radistill.settings import Settings
@@ -112,6 +112,8 @@ def show_findings(found: "Findings") -> None:
             console.print(f"  {name:>11} {'█' * max(1, round(40 * count / widest))} {count:,}")
     if "cost" in facts:
         console.print(f"cost: {_one_line(facts['cost'])}")
+    for line in check_training.lines(facts["training"]) if "training" in facts else ():
+        console.print(_safe(line))
     for note in found.notes:
         console.print(Text("note: ", style="yellow").append(visible(note), style="default"))
     for problem in found.problems:

@@ -9,13 +9,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radistill import cards, devices, models, ranks, seeds, trackers, validation
+from radistill import cards, devices, lengths, models, ranks, seeds, trackers, validation
 from radistill.config import RunConfig, plugin_settings
 from radistill.errors import DataError, ModelError, RadistillError, RunFolderError, writing_into
 from radistill.files import write_text
 from radistill.finished import finished_run
 from radistill.methods._composed import has, parts_of
-from radistill.progress import Silence, progress
+from radistill.progress import Silence, progress, say
 from radistill.records import StageRecord, digest
 from radistill.runs import RunFolder, Stage, before_work, begin, require, working
 from radistill.speaker import Speaker, untouched
@@ -24,11 +24,18 @@ from radistill.training_arguments import arguments, refuse_unusable_writing
 from radistill.training_model import trained_model
 
 if TYPE_CHECKING:
-    from radistill.trainer import Recorder, Rows, SegmentTrainer
+    from radistill.last_step import LastStep
+    from radistill.recorder import Recorder
+    from radistill.trainer import Rows, SegmentTrainer
 
 
 HOOKS = ("token_weights", "penalty", "trains", "rollout", "share_of_end", "finished_run")
 """What a method may do in this stage."""
+NOT_LEARNED = (
+    "report_to", "save_steps", "save_total_limit", "gradient_checkpointing", "activation_offload",
+    "auto_find_batch_size", "watchdogs", *validation.SETTINGS,
+)  # fmt: skip
+"""Settings that change nothing of what is learned."""
 OFF_AT_FIRST = ("quantization", "torch_compile", "use_liger_kernel")
 OFF_AT_FIRST_OF_LORA = ("use_dora", "use_rslora", "loraplus_lr_ratio")
 """Settings that came into being later: a run without them is one of before."""
@@ -47,10 +54,9 @@ def train(config: RunConfig, run: RunFolder, *, redo: bool = False) -> StageReco
     settings = {"model": speaker.weights.identity, "seed": config.seed, **devices.learned(config.train)}
     if own := [plugin_settings(part) for part in parts_of(config.method) if any(has(part, hook) for hook in HOOKS)]:
         settings["method"] = own  # what the other methods do stands in the records
-    for name in ("report_to", "save_steps", "save_total_limit", "gradient_checkpointing", "activation_offload"):
-        del settings[name]  # none of them changes what is learned
-    for name in validation.SETTINGS:
+    for name in NOT_LEARNED:
         del settings[name]
+    del settings["on_long"]  # the records, which are an input, are what came of it
     for section, names in ((settings, OFF_AT_FIRST), (settings["lora"] or {}, OFF_AT_FIRST_OF_LORA)):
         for name in names:
             if not section.get(name):
@@ -124,6 +130,8 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
     judge: Any = trainer.extras.judge
     return {
         "steps": recorder.step,
+        "per_device_train_batch_size": trainer.args.per_device_train_batch_size,
+        "gradient_accumulation_steps": trainer.args.gradient_accumulation_steps,
         "tokens_processed": trainer.tokens_processed,
         "tokens_trained": trainer.tokens_trained,
         "tokens_reference": trainer.tokens_reference,
@@ -139,13 +147,24 @@ def _facts(trainer: "SegmentTrainer", recorder: "Recorder") -> dict[str, Any]:
 def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "tuple[SegmentTrainer, Recorder]":
     import torch
 
+    from radistill.micro_batches import train_to_the_end
     from radistill.packing import Row
+    from radistill.recorder import Recorder, stopping_on_signals
     from radistill.sharding import refuse_foreign_checkpoint
-    from radistill.trainer import Recorder, Rows, stopping_on_signals
+    from radistill.trainer import Rows
 
     rows = Rows([Row.of(record) for record in read_records(run.records)])
     if not len(rows):
         raise DataError(f"{run.records} holds no rows.")
+    spread = lengths.Spread.of(
+        [len(row) for row in rows.rows],
+        batch_size=config.train.per_device_train_batch_size,
+        packing=config.train.packing,
+        seed=seeds.number(config.seed, "spread"),
+    )
+    if ranks.is_first():
+        say(f"train: {spread}")
+    stage.facts |= spread.facts()
     checkpoint = last_checkpoint(run.model)
     refuse_foreign_checkpoint(checkpoint, config.train, ranks.size())
     steps = _steps(config, len(rows))
@@ -153,7 +172,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
     with progress("train", steps, unit="steps") if ranks.is_first() else nullcontext(Silence()) as shown:
         done = ranks.on_first(lambda: _continue_log(run, checkpoint))
         recorder = Recorder(run.train_log, shown, start_step=done["step"])
-        trainer = _trainer(config, speaker, stage, rows, steps, recorder)
+        trainer, last = _trainer(config, speaker, stage, rows, steps, recorder)
         trainer.continue_counts(done)
         recorder.count_tokens = lambda: trainer.tokens_processed
         shown.advance(done["step"], before=True)
@@ -164,7 +183,7 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
             if checkpoint and judge is not None and judge.should_stop:
                 trainer.restore(checkpoint)
             else:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                train_to_the_end(trainer, last, checkpoint, find=config.train.auto_find_batch_size, said=say)
     has_stopped = judge is not None and judge.should_stop
     if recorder.stop_requested and recorder.step < steps and not has_stopped:
         ranks.barrier()  # so that who ends first does not take the others along while they save
@@ -178,15 +197,18 @@ def _fit(config: RunConfig, run: RunFolder, speaker: Speaker, stage: Stage) -> "
 
 def _trainer(
     config: RunConfig, speaker: Speaker, stage: Stage, rows: "Rows", steps: int, recorder: "Recorder"
-) -> "SegmentTrainer":
-    """The loop, with a fresh model and all that the run adds."""
+) -> "tuple[SegmentTrainer, LastStep]":
+    """The loop, with a fresh model and all that the run adds; and what can save its last whole step."""
     from transformers import PrinterCallback
 
+    from radistill.last_step import LastStep
+    from radistill.micro_batches import Trial, refuse_sharded
     from radistill.packing import Collator, is_flash
     from radistill.packing_probe import refuse_contaminated_packing
     from radistill.sharding import Engine, engine_arguments
     from radistill.trainer import SegmentTrainer
     from radistill.training_setup import extras_of
+    from radistill.watchdogs import Watchdog
 
     collate = Collator(
         pad_id=speaker.chat.end_id, packing=config.train.packing, one_row=is_flash(config.train.attn_implementation)
@@ -214,6 +236,8 @@ def _trainer(
             extras.judge = judge = Judge.of(config, speaker, model, training=name)
             keeps = config.train.load_best_model_at_end
             callbacks.append(Choosing(judge, every=config.train.eval_steps, keeps_best=keeps))
+    last = LastStep()
+    watchers: list[Any] = [Watchdog(last, is_strict=config.train.watchdogs), last]
     trainer = SegmentTrainer(
         weighting=config.train.weighting,
         extras=extras,
@@ -223,12 +247,18 @@ def _trainer(
         args=arguments(config, stage.run, steps, engine_arguments(config.train)),
         train_dataset=rows,
         data_collator=collate,
-        callbacks=callbacks,
+        callbacks=[*watchers, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # what it prints stands in train_log.jsonl
     trainer.engine = Engine(trainer, config.train)
     trainer.add_callback(trainer.engine)
-    return trainer
+    if config.train.auto_find_batch_size:
+        refuse_sharded(trainer)
+        watchers.append(Trial(last))
+        trainer.add_callback(watchers[-1])
+    for watcher in watchers:
+        watcher.trainer = trainer
+    return trainer, last
 
 
 def _refreshing(config: RunConfig, speaker: Speaker) -> dict[str, Any]:
@@ -245,9 +275,8 @@ def _memory_is_a_message() -> Iterator[None]:
         if isinstance(error, RadistillError) or not models.is_out_of_memory(error):
             raise
         raise ModelError(
-            "training does not fit into memory. Set train.gradient_checkpointing=true and run the same command again, "
-            "or halve train.per_device_train_batch_size and double train.gradient_accumulation_steps (the loss stays "
-            "the same), which begins the stage anew with --redo train."
+            "training does not fit into memory. Set train.auto_find_batch_size=true (smaller batches, more "
+            "accumulation, the same loss) or train.gradient_checkpointing=true, and run the same command again."
         ) from error
 
 

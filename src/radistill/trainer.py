@@ -1,31 +1,25 @@
 """The one training loop: transformers' Trainer with our loss.
 
-What is ours: what a batch is (`packing.py`), the loss over the global batch and its parts (`losses.py`), the log, and
-a stop on Ctrl-C that keeps every finished step. What is not: optimizer, schedule, precision, checkpoints, devices.
+What is ours: what a batch is (`packing.py`), the loss over the global batch and its parts (`losses.py`), the log and a
+stop on Ctrl-C that keeps every finished step (`recorder.py`). What is not: optimizer, schedule, precision, checkpoints,
+devices.
 """
 
-import json
-import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState
 
 from radistill import global_batch, losses, ranks, sharding
-from radistill.errors import RadistillError
 from radistill.head import loss_at
 from radistill.losses import ORIGINS, Weighting
 from radistill.packing import Row
-from radistill.progress import Progress
 from radistill.training_model import offloading, optimizer_of
 from radistill.training_parts import (
     Beside,
@@ -156,6 +150,12 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         self.counted = (0, 0, 0)
         self._penalty = torch.zeros((), dtype=torch.float64)
         self._logged_step = 0
+        self.batches: Sequence[dict[str, torch.Tensor]] = ()
+        """Micro-batches of the optimizer step in work …"""
+        self.total: torch.Tensor | None = None
+        """… what its means are divided by, (1 + P,) …"""
+        self.grad_norm: Any = None
+        """… and the norm of its gradient, before it was scaled down."""
 
     def create_accelerator_and_postprocess(self) -> None:
         """Also shard where accelerate would not."""
@@ -196,6 +196,10 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step; where rows change with the model, of the rows as they are now."""
+        self.batches, self.total = self._step_batches(epoch_iterator, num_batches, device)
+        return self.batches, self.total
+
+    def _step_batches(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
             batches[-1] = global_batch.without_repeats(batches[-1], self)
@@ -219,6 +223,10 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
             renewed.append(rolled)
             self.tokens_rolled_out += tokens * self.args.world_size
         return renewed, self._get_num_items_in_batch(renewed, device)
+
+    def _get_grad_norm(self, *given: Any, **named: Any) -> Any:
+        self.grad_norm = super()._get_grad_norm(*given, **named)
+        return self.grad_norm
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device) -> Any:
         """What the means of this optimizer step are divided by, over accumulation and ranks: shape (1 + P,)."""
@@ -331,81 +339,3 @@ class _Share:
         found = self.trainer.extras.penalty(step)
         self.penalties += found.detach().double().cpu()
         return found
-
-
-class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Writes train_log.jsonl, shows progress, stops on request, and stops a loss that is no number."""
-
-    def __init__(self, path: Path, shown: Progress, *, start_step: int) -> None:
-        self.path = path
-        self.shown = shown
-        self.step = start_step
-        self.stop_requested = False
-        self.count_tokens: Callable[[], int] = lambda: 0
-        self.tokens_shown = 0
-        self.clock = time.monotonic()
-        self.tokens: float = 0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start the clock after all loading is done."""
-        self.tokens_shown = self.count_tokens()
-        self.clock = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A checkpoint always has a log line of its own step, so that a resumed log has no half window."""
-        self.shown.advance(state.global_step - self.step, self.count_tokens() - self.tokens_shown)
-        self.step, self.tokens_shown = state.global_step, self.count_tokens()
-        self.stop_requested = ranks.any_of(self.stop_requested)
-        if self.stop_requested:
-            control.should_save = control.should_training_stop = True
-        if control.should_save or state.global_step == args.max_steps:
-            control.should_log = True
-
-    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: Any, **given: Any) -> None:
-        """Append one line."""
-        logs: dict[str, Any] = given["logs"]
-        if "eval_score" in logs:
-            self.clock += logs["eval_runtime"]  # it is no time of training
-            self._write({"step": state.global_step, **logs})
-            self.shown.advance(0, note=f"score {logs['eval_score']:.1f}")
-            return
-        if "loss" not in logs or not state.is_world_process_zero:
-            return
-        now = time.monotonic()
-        speed = (logs["tokens"] - self.tokens) / max(now - self.clock, 1e-9) if self.tokens else None
-        self.tokens, self.clock = logs["tokens"], now
-        row = {"step": state.global_step, **logs, **({"tokens_per_second": round(speed, 1)} if speed else {})}
-        if not all(math.isfinite(logs[key]) for key in ("loss", "grad_norm") if key in logs):
-            raise RadistillError(
-                f"the loss is no number at step {state.global_step} (loss {logs['loss']}, grad_norm "
-                f"{logs.get('grad_norm')}). Lower train.learning_rate, or set train.bf16=false, and "
-                "begin the stage anew with --redo train."
-            )
-        self._write(row)
-        self.shown.advance(0, note=f"loss {logs['loss']:.3f}")
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-@contextmanager
-def stopping_on_signals(recorder: Recorder) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends after the step in work, with a checkpoint; the second at once."""
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        # Of several processes one must not leave alone; launchers send the signal to all, some of them twice.
-        if recorder.stop_requested and ranks.size() == 1:
-            raise KeyboardInterrupt
-        recorder.stop_requested = True
-
-    try:
-        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever owns it handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

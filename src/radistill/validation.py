@@ -6,7 +6,6 @@ What occurs in the training data, or among the tests, is left out and counted.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import environ
 from typing import Any
 
 from radistill import contamination, data, held_out
@@ -99,11 +98,9 @@ def usable_items(config: RunConfig) -> Items:
     """The validation items of a run, if a training can be judged by them.
 
     Raises:
-        ConfigError: what the score needs cannot be measured, or several processes train.
+        ConfigError: what the score needs cannot be measured.
         DataError: `data.validation` cannot be read.
     """
-    if int(environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("train.eval_steps: several processes train (WORLD_SIZE), and only one can answer; use one.")
     found = items_of(config)
     metric = config.train.metric_for_best_model
     problem = ""
