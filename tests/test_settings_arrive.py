@@ -28,7 +28,8 @@ ARRIVE_ELSEWHERE = {
     "train.save_steps": "how often it is saved",
     "train.save_total_limit": "how many checkpoints are kept",
     "train.gradient_checkpointing": "memory against time",
-    "train.parallel": "what devices share; that there are more of them arrives as a larger batch",
+    "train.devices": "arrives as a larger batch, but for the number that null means here; see tests/test_devices.py",
+    "train.parallel": "what devices share, not what is learned",
 }
 
 
