@@ -163,3 +163,11 @@ def test_sharding_that_is_not_there_stops_the_training(world: int, said: str) ->
     )
     with pytest.raises(RadistillError, match=said):
         sharding.Engine(trainer, settings(parallel="fsdp2")).on_train_begin()
+
+
+def test_what_is_divided_cannot_be_judged(raw_config: dict[str, Any]) -> None:
+    raw_config["train"] |= {"devices": 2, "eval_steps": 2, "metric_for_best_model": "skill", "parallel": "fsdp2"}
+    with pytest.raises(ConfigError, match=r"train.eval_steps: with fsdp2 .* Set train.parallel=ddp"):
+        devices.refuse_unusable_devices(config_from(raw_config))
+    raw_config["train"]["parallel"] = "ddp"
+    devices.refuse_unusable_devices(config_from(raw_config))

@@ -30,9 +30,10 @@ ARRIVE_ELSEWHERE = {
     "train.save_total_limit": "how many checkpoints are kept",
     "train.gradient_checkpointing": "memory against time",
     "train.activation_offload": "memory against time",
-    "train.parallel": "what devices share; that there are more of them arrives as a larger batch",
     "train.auto_find_batch_size": "how a step's records are cut into forward passes",
     "train.watchdogs": "whether it is watched",
+    "train.devices": "arrives as a larger batch, but for the number that null means here; see tests/test_devices.py",
+    "train.parallel": "what devices share, not what is learned",
 }
 
 

@@ -157,12 +157,6 @@ def test_check_says_what_a_training_would_be_judged_by(judged: dict[str, Any]) -
     assert "data.validation is not used, because train.eval_steps is not set" in check(config_from(judged)).notes
 
 
-def test_several_processes_are_refused(judged: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"eval_steps: several processes"):
-        validation.usable_items(config_from(judged))
-
-
 @pytest.mark.parametrize("needs", [{"load_best_model_at_end": True}, {"early_stopping_patience": 2}])
 def test_choosing_without_evaluations_is_refused(raw_config: dict[str, Any], needs: dict[str, Any]) -> None:
     raw_config["train"] |= needs

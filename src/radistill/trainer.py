@@ -193,6 +193,7 @@ class SegmentTrainer(Trainer):  # type: ignore[misc]
         """Weights and state of a checkpoint, to which no step is to be added."""
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.engine.on_train_begin()  # says what it stands on, as if it went on
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step; where rows change with the model, of the rows as they are now."""

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from radistill import pipeline
 from radistill.config import config_from
+from tiny import sentences
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 needs_deepspeed = pytest.mark.skipif(
@@ -141,6 +142,31 @@ def begun_until(finished: Path, config: Path, *, step: int) -> None:
     manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
     manifest["stages"]["train"] |= {"status": "started", "outputs": {}, "facts": {}}
     (target / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_two_devices_are_judged_and_stopped_as_one_is(
+    prepared: Callable[..., Path], raw_config: dict[str, Any], tmp_path: Path
+) -> None:
+    """The first of them asks the model; all know what came out, and end with the best."""
+    raw_config["data"]["validation"] = {"path": str(tmp_path / "validation"), "pairs": ["en-de"], "limit": 12}
+    (tmp_path / "validation").mkdir()
+    pairs = [{"translation": {"en": en, "de": de}} for en, de in dict.fromkeys(sentences(60, "validation"))]
+    (tmp_path / "validation" / "valid.en-de.json").write_text(json.dumps(pairs), encoding="utf-8")
+    judged = {"eval_steps": 2, "metric_for_best_model": "skill", "load_best_model_at_end": True}
+    runs = []
+    for name, more in {"one": {}, "two": {"devices": 2, "per_device_train_batch_size": 2}}.items():
+        raw_config["generate"]["ledger"] = str(tmp_path / f"ledger-{name}")  # or the second reads the first's answers
+        runs.append(prepared(name, **judged, early_stopping_patience=3, **more))
+        done = radistill("train", runs[-1])
+        assert done.returncode == 0, done.stderr
+    told = [record_of(config)["facts"]["validation"] for config in runs]
+    assert told[0] == told[1]
+    assert len(told[0]["evaluations"]) >= 3
+    lines = [[line for line in log_of(config) if "eval_score" in line] for config in runs]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]], "one line of each evaluation"
+    one, two = weights_of(runs[0]), weights_of(runs[1])
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < TOLERANCE
 
 
 @pytest.mark.slow
