@@ -73,6 +73,7 @@ def spoil_rate(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
 
     def spoilt(self: SegmentTrainer, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step == step - 1:
+            assert self.optimizer is not None
             for group in self.optimizer.param_groups:
                 group["lr"] = 0.0
         return compute(self, *args, **kwargs)
