@@ -26,7 +26,7 @@ from radistill.training_model import trained_model
 if TYPE_CHECKING:
     from radistill.last_step import LastStep
     from radistill.recorder import Recorder
-    from radistill.trainer import Rows, SegmentTrainer
+    from radistill.trainer import Extras, Rows, SegmentTrainer
 
 
 HOOKS = ("token_weights", "penalty", "trains", "rollout", "share_of_end", "finished_run")
@@ -229,13 +229,7 @@ def _trainer(
             from radistill.refresh import Refresh
 
             extras.refresh = Refresh.of(config, speaker, model, rows, training=name)
-        callbacks: list[Any] = [recorder]
-        if config.train.eval_steps is not None:
-            from radistill.judging import Choosing, Judge
-
-            extras.judge = judge = Judge.of(config, speaker, model, training=name)
-            keeps = config.train.load_best_model_at_end
-            callbacks.append(Choosing(judge, every=config.train.eval_steps, keeps_best=keeps))
+        callbacks = [recorder, *_judging(config, speaker, model, extras, name)]
     last = LastStep()
     watchers: list[Any] = [Watchdog(last, is_strict=config.train.watchdogs), last]
     trainer = SegmentTrainer(
@@ -259,6 +253,16 @@ def _trainer(
     for watcher in watchers:
         watcher.trainer = trainer
     return trainer, last
+
+
+def _judging(config: RunConfig, speaker: Speaker, model: Any, extras: "Extras", training: str) -> list[Any]:
+    """What judges the training of that name while it goes on, if it is to be; the untouched model is judged at once."""
+    if config.train.eval_steps is None:
+        return []
+    from radistill.judging import Choosing, Judge
+
+    extras.judge = judge = Judge.of(config, speaker, model, training=training)
+    return [Choosing(judge, every=config.train.eval_steps, keeps_best=config.train.load_best_model_at_end)]
 
 
 def _refreshing(config: RunConfig, speaker: Speaker) -> dict[str, Any]:
