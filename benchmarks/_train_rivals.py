@@ -48,13 +48,14 @@ shared cores); the others have still to be found in this way."""
 
 def radistill(job: Mapping[str, Any], meter: Meter) -> None:
     """The stage `train` of a run whose records are there, at its defaults."""
-    from radistill import trainer, training_setup
+    from radistill import micro_batches, packing_probe, recorder, sharding, trainer, training_setup, watchdogs
     from radistill.config import config_from
     from radistill.records import StageRecord
     from radistill.runs import RunFolder
     from radistill.train import train
 
-    del training_setup, trainer  # opened now, so that they are not counted as training's memory
+    # Opened now, so that they are not counted as training's memory.
+    del micro_batches, packing_probe, recorder, sharding, trainer, training_setup, watchdogs
     run = RunFolder(Path(job["output_dir"]))
     run.path.mkdir(parents=True)
     os.link(Path(job["records"]) / f"records.{job['labels']}.parquet", run.records)
