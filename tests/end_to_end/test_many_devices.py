@@ -196,7 +196,8 @@ def test_what_a_process_meets_is_one_message(prepared: Callable[..., Path]) -> N
     config = prepared("wrong", devices=2, lora={**LORA, "target_modules": ["no_proj"]})
     done = radistill("train", config)
     assert done.returncode == 2
-    (line,) = (line for line in done.stderr.splitlines() if line.strip())
+    lengths, line = (line for line in done.stderr.splitlines() if line.strip())
+    assert lengths.startswith("train: 29 records of"), "only the first process says it"
     assert line.startswith("error: train.lora.target_modules: ('no_proj',) is not in this model")
     # It was refused before any work, so it does not bind the folder.
     assert "train" not in json.loads((config.with_suffix("") / "manifest.json").read_text(encoding="utf-8"))["stages"]
