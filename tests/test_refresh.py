@@ -361,11 +361,8 @@ def test_what_does_not_go_with_it_is_refused_before_anything_is_generated(
     assert not RunFolder(Path(raw["output_dir"])).stages()
 
 
-def test_several_processes_are_refused(
-    raw_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_are_refused(raw_config: dict[str, Any], tmp_path: Path) -> None:
     config = prepared(raw_config, tmp_path)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"devices": 2})})
     with pytest.raises(ConfigError, match=r"2 processes train.*set train.devices=1"):
         pipeline.run(config, stages=("train",))
