@@ -25,6 +25,9 @@ AT_HOME = {
 @contextmanager
 def at_home(run: RunFolder) -> Iterator[None]:
     """While training, unless the user has set them: nothing is sent, and TensorBoard writes into the run folder."""
+    # Imported after WANDB_MODE is set, it prints a line about wandb, whoever is reported to.
+    import transformers.integrations.integration_utils  # noqa: F401
+
     wanted = {**AT_HOME, "TENSORBOARD_LOGGING_DIR": str(run.path / "tensorboard")}
     ours = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(ours)
